@@ -1,0 +1,112 @@
+//! The immutable plan of one batch (X11).
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::{Positions, TopicPartition};
+
+/// An increasing number, never used twice. 0 is the start plan, which resolves first positions and reads nothing.
+pub type BatchId = u64;
+
+/// The number of a driver incarnation; a higher one fences all lower ones.
+pub type Epoch = u64;
+
+/// One half-open interval `[from, until)` of offsets of one partition: a slice of the batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangePlan {
+    /// The source's name in the pipeline.
+    pub source: String,
+    /// The partition.
+    #[serde(flatten)]
+    pub partition: TopicPartition,
+    /// The topic's id, where the broker gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// First offset.
+    pub from: i64,
+    /// The offset after the last.
+    pub until: i64,
+    /// Leader epoch at planning, -1 where unknown.
+    pub leader_epoch: i32,
+}
+
+impl RangePlan {
+    /// The number of offsets, an upper bound of the number of records: markers, aborted data and compaction leave gaps.
+    pub fn offsets(&self) -> u64 {
+        u64::try_from(self.until - self.from).unwrap_or(0)
+    }
+}
+
+/// A sink as a plan names it, without secrets (X9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkIdentity {
+    /// The sink's name in the pipeline.
+    pub name: String,
+    /// `postgres`, `kafka`, `file`, `console` or `callback`.
+    pub kind: String,
+    /// Where it writes, without secrets.
+    pub target: String,
+}
+
+/// Bounds that were in force when the plan was cut.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitsInForce {
+    /// Records of one partition in this batch, 0 = no bound.
+    pub partition_records_max: u64,
+    /// Bytes of one source in this batch.
+    pub batch_bytes_max: u64,
+    /// Why the ranges end where they do: `end` (everything there was), `rate` or `bytes`.
+    pub reason: String,
+}
+
+/// Everything that decides the run of one batch. Written to the plan log before anything is read, never changed after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchPlan {
+    /// The application's name.
+    pub app: String,
+    /// Drawn once when the checkpoint was made.
+    pub app_uuid: String,
+    /// The epoch of the driver that planned it.
+    pub epoch: Epoch,
+    /// The incarnation of the driver that planned it.
+    pub incarnation: String,
+    /// This batch.
+    pub batch_id: BatchId,
+    /// Batch time in milliseconds since 1970 UTC, strictly increasing.
+    pub batch_time_ms: i64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Number of slices after a shuffle.
+    pub reduce_slices: usize,
+    /// Positions before this batch.
+    pub before: Positions,
+    /// What is read.
+    pub ranges: Vec<RangePlan>,
+    /// Where it goes, in commit order.
+    pub sinks: Vec<SinkIdentity>,
+    /// Bounds in force.
+    pub limits: LimitsInForce,
+    /// Hash of what the pipeline computes (queries and source columns), to tell a changed pipeline.
+    pub pipeline_hash: String,
+}
+
+impl BatchPlan {
+    /// The positions after this batch.
+    pub fn after(&self) -> Positions {
+        let mut after = self.before.clone();
+        for range in &self.ranges {
+            after.set(crate::PartitionPosition {
+                source: range.source.clone(),
+                partition: range.partition.clone(),
+                topic_id: range.topic_id.clone(),
+                offset: range.until,
+                leader_epoch: range.leader_epoch,
+            });
+        }
+        after
+    }
+
+    /// True where at least one range holds an offset.
+    pub fn reads_anything(&self) -> bool {
+        self.ranges.iter().any(|range| range.until > range.from)
+    }
+}
