@@ -2,5 +2,8 @@
 
 mod config;
 mod fetch;
+mod source;
+mod wire;
 
 pub use config::{Isolation, KafkaConfig};
+pub use source::KafkaSource;

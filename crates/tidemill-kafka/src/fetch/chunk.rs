@@ -31,6 +31,17 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// The end of a range without any more records.
+    pub(crate) fn nothing(until: i64) -> Self {
+        Self {
+            from: until,
+            until,
+            position: until,
+            records: Bytes::new(),
+            aborted: Vec::new(),
+        }
+    }
+
     /// Checks, decompresses and decodes the records in `[from, until)` that a reader may see.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ impl Output for Scratch<'_> {
         let size = if batch == 0 {
             bytes
         } else {
-            (2 * batch).max(batch + bytes)
+            (2 * batch).min(BATCH_BYTES_MAX).max(batch + bytes)
         };
         let mut buffer = self.pool.take(size.max(self.next_bytes));
         self.next_bytes = SHARED_BYTES;

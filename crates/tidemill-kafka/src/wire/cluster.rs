@@ -36,7 +36,10 @@ struct Known {
 impl Cluster {
     /// A cluster that nothing was asked of yet.
     pub(crate) fn new(config: Arc<KafkaConfig>) -> Self {
-        Self { config, known: Mutex::default() }
+        Self {
+            config,
+            known: Mutex::default(),
+        }
     }
 
     /// The settings.
@@ -140,7 +143,9 @@ impl Cluster {
         let mut connection = self.any_connection().await?;
         let version = connection.version(ApiKey::Metadata, metadata::LOWEST, metadata::HIGHEST)?;
         let asked_at = Instant::now();
-        let body = connection.call(&metadata::request(&self.config.topics), version).await?;
+        let body = connection
+            .call(&metadata::request(&self.config.topics), version)
+            .await?;
         self.put_back(connection);
         let metadata = metadata::read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
         let metadata = Arc::new(metadata);

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader};
-use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::protocol::{Encodable, StrBytes};
 use tidemill_engine::error::{Error, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::fault::{Answer, Fault};
+use super::request::Request;
 use super::response::{Body, Fields, Malformed};
 use super::versions::Versions;
 use crate::config::KafkaConfig;
@@ -56,7 +57,10 @@ impl Connection {
             Ok(connection)
         };
         timeout(wait, opening).await.unwrap_or_else(|_| {
-            Err(Fault::Passing(format!("broker {broker}: no answer to a connection in {:.1} s", wait.as_secs_f32())))
+            Err(Fault::Passing(format!(
+                "broker {broker}: no answer to a connection in {:.1} s",
+                wait.as_secs_f32()
+            )))
         })
     }
 
@@ -71,7 +75,10 @@ impl Connection {
     /// Where there is none.
     pub(crate) fn version(&self, key: ApiKey, lowest: i16, highest: i16) -> Answer<i16> {
         self.versions.choose(key, lowest, highest).ok_or_else(|| {
-            let text = format!("broker {} lacks {key:?} v{lowest}; Kafka 2.7 or later is needed", self.broker);
+            let text = format!(
+                "broker {} lacks {key:?} v{lowest}; Kafka 2.7 or later is needed",
+                self.broker
+            );
             Fault::Final(Error::new(Kind::Refused, text))
         })
     }
@@ -106,7 +113,11 @@ impl Connection {
     /// A lost connection, silence beyond the request timeout, or a malformed frame.
     pub(crate) async fn call<R: Request>(&mut self, request: &R, version: i16) -> Answer<Body> {
         let bytes = self.exchange(request, version, true).await?;
-        Ok(Body { bytes, version, broker: self.broker.clone() })
+        Ok(Body {
+            bytes,
+            version,
+            broker: self.broker.clone(),
+        })
     }
 
     async fn exchange<R: Request>(&mut self, request: &R, version: i16, may_have_tags: bool) -> Answer<Bytes> {
@@ -125,7 +136,7 @@ impl Connection {
     pub(crate) async fn send<R: Request>(&mut self, request: &R, version: i16) -> Answer<()> {
         self.last_correlation_id = self.last_correlation_id.wrapping_add(1);
         let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
+            .with_request_api_key(R::KEY as i16)
             .with_request_api_version(version)
             .with_correlation_id(self.last_correlation_id)
             .with_client_id(Some(StrBytes::from_string(self.config.client_id.clone())));
@@ -161,7 +172,10 @@ impl Connection {
         if correlation_id != self.last_correlation_id {
             return Err(Fault::malformed(&self.broker, "it belongs to another request"));
         }
-        let mut incoming = Incoming { connection: self, left: length as usize - 4 };
+        let mut incoming = Incoming {
+            connection: self,
+            left: length as usize - 4,
+        };
         if compact {
             incoming.skip_tags().await?;
         }
@@ -221,7 +235,10 @@ impl Incoming<'_> {
 async fn within<T>(wait: Duration, broker: &str, io: impl Future<Output = std::io::Result<T>>) -> Answer<T> {
     match timeout(wait, io).await {
         Ok(result) => result.map_err(|error| lost(broker, &error)),
-        Err(_) => Err(Fault::Passing(format!("broker {broker}: silent for {:.0} s", wait.as_secs_f32()))),
+        Err(_) => Err(Fault::Passing(format!(
+            "broker {broker}: silent for {:.0} s",
+            wait.as_secs_f32()
+        ))),
     }
 }
 

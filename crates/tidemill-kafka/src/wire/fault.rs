@@ -20,7 +20,10 @@ pub(crate) type Answer<T> = Result<T, Fault>;
 impl Fault {
     /// An answer that breaks the protocol.
     pub(crate) fn malformed(broker: &str, what: &str) -> Self {
-        Self::Final(Error::new(Kind::Data, format!("broker {broker} sent a malformed answer: {what}")))
+        Self::Final(Error::new(
+            Kind::Data,
+            format!("broker {broker} sent a malformed answer: {what}"),
+        ))
     }
 }
 
@@ -39,12 +42,18 @@ pub(crate) fn check(code: i16, what: impl FnOnce() -> String) -> Answer<()> {
         ResponseError::ClusterAuthorizationFailed => "; grant access to the cluster",
         _ => "",
     };
-    Err(Fault::Final(Error::new(Kind::Refused, format!("{}: {}{advice}", what(), name(code)))))
+    Err(Fault::Final(Error::new(
+        Kind::Refused,
+        format!("{}: {}{advice}", what(), name(code)),
+    )))
 }
 
 /// An error code as it stands in Kafka's tables, without its number.
 pub(crate) fn name(code: i16) -> String {
-    code.err().map_or_else(|| "no error".to_owned(), |error| format!("the broker answered {error:?}"))
+    code.err().map_or_else(
+        || "no error".to_owned(),
+        |error| format!("the broker answered {error:?}"),
+    )
 }
 
 fn is_passing(error: &ResponseError) -> bool {

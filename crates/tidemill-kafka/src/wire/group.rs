@@ -25,7 +25,9 @@ fn text(text: &str) -> StrBytes {
 pub(crate) async fn find_coordinator(cluster: &Cluster, group: &str) -> Answer<String> {
     let mut connection = cluster.any_connection().await?;
     let version = connection.version(ApiKey::FindCoordinator, 3, 3)?;
-    let body = connection.call(&FindCoordinatorRequest::default().with_key(text(group)), version).await?;
+    let body = connection
+        .call(&FindCoordinatorRequest::default().with_key(text(group)), version)
+        .await?;
     cluster.put_back(connection);
     let (code, address) = read_coordinator(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
     check(code, || format!("group {group}: no coordinator"))?;
@@ -62,7 +64,9 @@ pub(crate) async fn commit(
         topics.entry(&partition.topic).or_default().push(entry);
     }
     let topics = topics.into_iter().map(|(topic, partitions)| {
-        OffsetCommitRequestTopic::default().with_name(TopicName(text(topic))).with_partitions(partitions)
+        OffsetCommitRequestTopic::default()
+            .with_name(TopicName(text(topic)))
+            .with_partitions(partitions)
     });
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(text(group)))
@@ -73,7 +77,9 @@ pub(crate) async fn commit(
     let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     for (partition, code) in read_commit(&body).map_err(|error| Fault::malformed(&body.broker, error.0))? {
-        check(code, || format!("{partition}: the offset of group {group} was not stored"))?;
+        check(code, || {
+            format!("{partition}: the offset of group {group} was not stored")
+        })?;
     }
     Ok(())
 }
@@ -109,9 +115,13 @@ pub(crate) async fn fetch(
         topics.entry(&partition.topic).or_default().push(partition.partition);
     }
     let topics = topics.into_iter().map(|(topic, numbers)| {
-        OffsetFetchRequestTopic::default().with_name(TopicName(text(topic))).with_partition_indexes(numbers)
+        OffsetFetchRequestTopic::default()
+            .with_name(TopicName(text(topic)))
+            .with_partition_indexes(numbers)
     });
-    let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(topics.collect()));
+    let request = OffsetFetchRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_topics(Some(topics.collect()));
     let mut connection = cluster.connection(coordinator).await?;
     let version = connection.version(ApiKey::OffsetFetch, 6, 6)?;
     let body = connection.call(&request, version).await?;
@@ -120,7 +130,9 @@ pub(crate) async fn fetch(
     check(code, || format!("group {group}: its offsets can't be read"))?;
     let mut stored = HashMap::new();
     for (partition, offset, code) in offsets {
-        check(code, || format!("{partition}: the offset of group {group} can't be read"))?;
+        check(code, || {
+            format!("{partition}: the offset of group {group} can't be read")
+        })?;
         if offset >= 0 {
             stored.insert(partition, offset);
         }

@@ -36,7 +36,10 @@ pub(crate) async fn list(
     cluster.put_back(connection);
     let offsets = read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
     if offsets.len() != partitions.len() {
-        return Err(Fault::malformed(&body.broker, "it leaves out offsets that were asked for"));
+        return Err(Fault::malformed(
+            &body.broker,
+            "it leaves out offsets that were asked for",
+        ));
     }
     offsets
         .into_iter()

@@ -49,7 +49,9 @@ pub(crate) fn request(topics: &[String]) -> MetadataRequest {
         let name = TopicName(StrBytes::from_string(topic.clone()));
         MetadataRequestTopic::default().with_name(Some(name))
     });
-    MetadataRequest::default().with_topics(Some(topics.collect())).with_allow_auto_topic_creation(false)
+    MetadataRequest::default()
+        .with_topics(Some(topics.collect()))
+        .with_allow_auto_topic_creation(false)
 }
 
 /// Reads the answer.
@@ -63,7 +65,11 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
         let node = fields.int32()?;
         let host = fields.required_text()?;
         let port = fields.int32()?;
-        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let address = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
         fields.text()?;
         fields.tags()?;
         Ok((node, address))
@@ -78,16 +84,29 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
         let partitions = fields.list(18, partition)?;
         fields.int32()?;
         fields.tags()?;
-        Ok((name, Topic { code, id, partitions: partitions.into_iter().collect() }))
+        Ok((
+            name,
+            Topic {
+                code,
+                id,
+                partitions: partitions.into_iter().collect(),
+            },
+        ))
     })?;
-    Ok(Metadata { brokers: brokers.into_iter().collect(), topics: topics.into_iter().collect() })
+    Ok(Metadata {
+        brokers: brokers.into_iter().collect(),
+        topics: topics.into_iter().collect(),
+    })
 }
 
 fn partition(fields: &mut Fields<'_>) -> Result<(i32, Leader), Malformed> {
     // A partition without a leader has an error code too, but the leader says as much.
     fields.int16()?;
     let number = fields.int32()?;
-    let leader = Leader { node: fields.int32()?, epoch: fields.int32()? };
+    let leader = Leader {
+        node: fields.int32()?,
+        epoch: fields.int32()?,
+    };
     for _ in ["replicas", "in sync", "offline"] {
         let count = fields.count(4)?.unwrap_or(0);
         fields.take(4 * count)?;
@@ -98,10 +117,10 @@ fn partition(fields: &mut Fields<'_>) -> Result<(i32, Leader), Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use kafka_protocol::messages::BrokerId;
     use kafka_protocol::messages::metadata_response::{
         MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
     };
-    use kafka_protocol::messages::BrokerId;
     use kafka_protocol::protocol::Encodable;
 
     use super::*;
@@ -120,10 +139,16 @@ mod tests {
             .with_name(Some(TopicName(StrBytes::from_static_str("t"))))
             .with_topic_id(Uuid::from_u128(if version >= 10 { 77 } else { 0 }))
             .with_partitions(vec![partition]);
-        let response = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![topic]);
+        let response = MetadataResponse::default()
+            .with_brokers(vec![broker])
+            .with_topics(vec![topic]);
         let mut bytes = bytes::BytesMut::new();
         response.encode(&mut bytes, version).unwrap();
-        Body { bytes: bytes.freeze(), version, broker: "b".into() }
+        Body {
+            bytes: bytes.freeze(),
+            version,
+            broker: "b".into(),
+        }
     }
 
     #[test]
@@ -142,7 +167,10 @@ mod tests {
         let whole = body(12);
         // The last byte holds no more than the number of tagged fields, which nobody needs.
         for length in 0..whole.bytes.len() - 1 {
-            let cut = Body { bytes: whole.bytes.slice(..length), ..whole.clone() };
+            let cut = Body {
+                bytes: whole.bytes.slice(..length),
+                ..whole.clone()
+            };
             assert!(read(&cut).is_err(), "{length} bytes of {}", whole.bytes.len());
         }
     }

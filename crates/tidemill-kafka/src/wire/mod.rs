@@ -8,6 +8,7 @@ pub(crate) mod fault;
 pub(crate) mod group;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
+mod request;
 pub(crate) mod response;
 pub(crate) mod topic_id;
 mod versions;

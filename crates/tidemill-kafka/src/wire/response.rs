@@ -30,13 +30,19 @@ impl<'a> Fields<'a> {
 
     /// The next `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> Field<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed("it ends too early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Field<[u8; N]> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed("it ends too early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(Malformed("it ends too early"))?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -88,7 +94,11 @@ impl<'a> Fields<'a> {
             i64::from(self.int32()?)
         };
         if count < 0 {
-            return if count == -1 { Ok(None) } else { Err(Malformed("a count is negative")) };
+            return if count == -1 {
+                Ok(None)
+            } else {
+                Err(Malformed("a count is negative"))
+            };
         }
         let count = count as usize;
         if count > self.rest.len() / element_bytes_min.max(1) {
@@ -123,7 +133,9 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let bytes = self.take(length as usize)?;
-        std::str::from_utf8(bytes).map(Some).map_err(|_| Malformed("a text is not UTF-8"))
+        std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| Malformed("a text is not UTF-8"))
     }
 
     /// A text that must be there.
@@ -165,13 +177,23 @@ mod tests {
     fn a_count_beyond_the_bytes_is_refused_before_room_is_made() {
         let hostile = [0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3];
         let refused = Malformed("it declares more elements than it has bytes for");
-        assert_eq!(Fields::new(&hostile, true).list(1, |fields| fields.int16()), Err(refused));
-        assert_eq!(Fields::new(&[0x7f, 0xff, 0xff, 0xff, 0], false).list(1, |fields| fields.int16()), Err(refused));
+        assert_eq!(
+            Fields::new(&hostile, true).list(1, |fields| fields.int16()),
+            Err(refused)
+        );
+        assert_eq!(
+            Fields::new(&[0x7f, 0xff, 0xff, 0xff, 0], false).list(1, |fields| fields.int16()),
+            Err(refused)
+        );
     }
 
     #[test]
     fn endless_tags_end() {
-        assert!(Fields::new(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0], true).tags().is_err());
+        assert!(
+            Fields::new(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0], true)
+                .tags()
+                .is_err()
+        );
     }
 
     proptest! {

@@ -13,10 +13,13 @@ pub(crate) fn to_text(id: Uuid) -> String {
         21 => (bits << 4) as usize & 0x30,
         index => (bits >> (122 - 6 * index)) as usize & 0x3f,
     };
-    (0..CHARACTERS).map(|index| char::from(ALPHABET[group(index)])).collect()
+    (0..CHARACTERS)
+        .map(|index| char::from(ALPHABET[group(index)]))
+        .collect()
 }
 
 /// The id of a text form; `None` where it is none.
+#[cfg(test)]
 pub(crate) fn from_text(text: &str) -> Option<Uuid> {
     let text = text.as_bytes();
     if text.len() != CHARACTERS {
@@ -25,7 +28,11 @@ pub(crate) fn from_text(text: &str) -> Option<Uuid> {
     let mut bits = 0u128;
     for (index, character) in text.iter().enumerate() {
         let group = ALPHABET.iter().position(|known| known == character)? as u128;
-        bits = if index == 21 { bits << 2 | group >> 4 } else { bits << 6 | group };
+        bits = if index == 21 {
+            bits << 2 | group >> 4
+        } else {
+            bits << 6 | group
+        };
     }
     Some(Uuid::from_u128(bits))
 }

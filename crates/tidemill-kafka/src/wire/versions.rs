@@ -23,7 +23,9 @@ impl Versions {
             fields.tags()?;
             Ok(range)
         })?;
-        Ok(Self { ranges: ranges.into_iter().collect() })
+        Ok(Self {
+            ranges: ranges.into_iter().collect(),
+        })
     }
 
     /// The highest version in `[lowest, highest]` that the broker understands too.
