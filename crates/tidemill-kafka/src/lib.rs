@@ -1,6 +1,8 @@
 //! Everything of Tidemill that speaks Kafka.
 
 mod config;
+#[cfg(test)]
+mod fake_cluster;
 mod fetch;
 mod source;
 mod wire;
