@@ -38,4 +38,7 @@ pub trait Decoder: Debug + Send {
 pub trait Format: Debug + Send + Sync {
     /// A decoder for the value columns `wanted`, indexes into the table's own columns, in that order.
     fn decoder(&self, wanted: &[usize]) -> Box<dyn Decoder>;
+
+    /// True where a record can be bad although none of its columns is wanted, so that values are needed in any case.
+    fn validates_without_columns(&self) -> bool;
 }
