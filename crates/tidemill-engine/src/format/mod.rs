@@ -6,6 +6,10 @@ use arrow::array::{ArrayRef, BooleanArray};
 
 use crate::source::RawRows;
 
+pub mod columns;
+
+pub use columns::parse as parse_columns;
+
 /// The columns of some records, and which of them were bad.
 #[derive(Debug)]
 pub struct Decoded {
