@@ -7,8 +7,10 @@ use arrow::array::{ArrayRef, BooleanArray};
 use crate::source::RawRows;
 
 pub mod columns;
+mod json;
 
 pub use columns::parse as parse_columns;
+pub use json::JsonFormat;
 
 /// The columns of some records, and which of them were bad.
 #[derive(Debug)]
