@@ -8,9 +8,11 @@ use crate::source::RawRows;
 
 pub mod columns;
 mod json;
+mod raw;
 
 pub use columns::parse as parse_columns;
 pub use json::JsonFormat;
+pub use raw::RawFormat;
 
 /// The columns of some records, and which of them were bad.
 #[derive(Debug)]
