@@ -6,6 +6,14 @@ use arrow::array::{ArrayRef, BooleanArray};
 
 use crate::source::RawRows;
 
+pub mod columns;
+mod json;
+mod raw;
+
+pub use columns::parse as parse_columns;
+pub use json::JsonFormat;
+pub use raw::RawFormat;
+
 /// The columns of some records, and which of them were bad.
 #[derive(Debug)]
 pub struct Decoded {
