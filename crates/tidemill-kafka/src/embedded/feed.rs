@@ -82,8 +82,9 @@ pub fn feed(
     mut progress: impl FnMut(u64),
 ) -> Result<Fed> {
     let producer = producer(brokers, topic, options)?;
-    let ad_partitions: Vec<i32> =
-        (0..AdEvents::ads()).map(|ad| murmur2::partition_of(&AdEvents::key(ad), partitions)).collect();
+    let ad_partitions: Vec<i32> = (0..AdEvents::ads())
+        .map(|ad| murmur2::partition_of(&AdEvents::key(ad), partitions))
+        .collect();
     let started = Instant::now();
     let mut value = Vec::with_capacity(512);
     let mut fed = Fed { records: 0, bytes: 0 };
@@ -137,7 +138,9 @@ fn producer(brokers: &str, topic: &str, options: &FeedOptions) -> Result<BasePro
         config.set(name, value);
     }
     config
-        .create_with_context(Deliveries { first_failure: Mutex::new(None) })
+        .create_with_context(Deliveries {
+            first_failure: Mutex::new(None),
+        })
         .map_err(|error| client_error(format!("making a producer for topic {topic}"), error))
 }
 
@@ -182,7 +185,10 @@ struct Deliveries {
 
 impl Deliveries {
     fn check(&self, topic: &str) -> Result<()> {
-        let failure = self.first_failure.lock().map_err(|_poisoned| Error::new(Kind::Bug, "a delivery report panicked"))?;
+        let failure = self
+            .first_failure
+            .lock()
+            .map_err(|_poisoned| Error::new(Kind::Bug, "a delivery report panicked"))?;
         match &*failure {
             None => Ok(()),
             Some(error) => Err(client_error(format!("writing to topic {topic}"), error.clone())),
@@ -235,17 +241,42 @@ mod tests {
         let broker = EmbeddedBroker::start(&[("events", 1)]).unwrap();
         let records = Records::AdEvents(AdEvents::new(1));
         let options = FeedOptions::default();
-        let error = feed(broker.bootstrap_servers(), "events", 4, records, 0..100, &options, |_| ()).unwrap_err();
+        let error = feed(
+            broker.bootstrap_servers(),
+            "events",
+            4,
+            records,
+            0..100,
+            &options,
+            |_| (),
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
     }
 
     #[test]
     fn a_rate_is_kept() {
         let broker = EmbeddedBroker::start(&[("events", 1)]).unwrap();
-        let options = FeedOptions { rate: Some(2_000), ..FeedOptions::default() };
+        let options = FeedOptions {
+            rate: Some(2_000),
+            ..FeedOptions::default()
+        };
         let started = Instant::now();
         let records = Records::AdEvents(AdEvents::new(1));
-        feed(broker.bootstrap_servers(), "events", 1, records, 0..1_000, &options, |_| ()).unwrap();
-        assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
+        feed(
+            broker.bootstrap_servers(),
+            "events",
+            1,
+            records,
+            0..1_000,
+            &options,
+            |_| (),
+        )
+        .unwrap();
+        assert!(
+            started.elapsed() >= Duration::from_millis(450),
+            "{:?}",
+            started.elapsed()
+        );
     }
 }

@@ -16,7 +16,10 @@ pub(super) const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60
 const OWN_PROPERTIES: [(&str, &str); 12] = [
     ("bootstrap.servers", "`brokers` sets it"),
     ("metadata.broker.list", "`brokers` sets it"),
-    ("transactional.id", "it is derived from the names of pipeline and sink, for fencing"),
+    (
+        "transactional.id",
+        "it is derived from the names of pipeline and sink, for fencing",
+    ),
     ("enable.idempotence", "it is always on"),
     ("acks", "it is always `all`"),
     ("request.required.acks", "it is always `all`"),
@@ -25,7 +28,10 @@ const OWN_PROPERTIES: [(&str, &str); 12] = [
     ("delivery.report.only.error", "it is always on"),
     ("isolation.level", "the sink's reads choose it"),
     ("group.id", "a sink has no group"),
-    ("log.connection.close", "it is always on: dropped connections must be seen"),
+    (
+        "log.connection.close",
+        "it is always on: dropped connections must be seen",
+    ),
 ];
 
 /// How rows become record values.
@@ -75,7 +81,10 @@ impl KafkaSinkConfig {
 
     /// Refuses properties that would break the sink's guarantees.
     pub(super) fn check_properties(&self, sink: &str) -> Result<()> {
-        match OWN_PROPERTIES.iter().find(|(name, _)| self.properties.contains_key(*name)) {
+        match OWN_PROPERTIES
+            .iter()
+            .find(|(name, _)| self.properties.contains_key(*name))
+        {
             None => Ok(()),
             Some((name, why)) => Err(Error::new(
                 Kind::Config,
@@ -86,7 +95,8 @@ impl KafkaSinkConfig {
 
     /// The longest that one request may take before its connection is given up. Default = 60 s.
     pub(super) fn socket_timeout(&self) -> Duration {
-        self.milliseconds("socket.timeout.ms").unwrap_or(Duration::from_secs(60))
+        self.milliseconds("socket.timeout.ms")
+            .unwrap_or(Duration::from_secs(60))
     }
 
     /// The transaction timeout that the properties ask for.
@@ -96,7 +106,10 @@ impl KafkaSinkConfig {
 
     fn milliseconds(&self, property: &str) -> Option<Duration> {
         // A number that does not read is refused by librdkafka when the client is made.
-        self.properties.get(property).and_then(|text| text.parse().ok()).map(Duration::from_millis)
+        self.properties
+            .get(property)
+            .and_then(|text| text.parse().ok())
+            .map(Duration::from_millis)
     }
 
     /// The transactional producer's settings.
@@ -142,7 +155,9 @@ impl KafkaSinkConfig {
             config.set(name, value);
         }
         // Dropped connections are told by log lines at this level (X24), whatever level the program logs at.
-        config.set("bootstrap.servers", &self.brokers).set_log_level(RDKafkaLogLevel::Info);
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set_log_level(RDKafkaLogLevel::Info);
     }
 }
 
@@ -178,7 +193,9 @@ mod tests {
     #[test]
     fn passwords_are_not_printed() {
         let mut config = KafkaSinkConfig::new("b:1", "t");
-        config.properties.insert("sasl.password".to_owned(), "hunter2".to_owned());
+        config
+            .properties
+            .insert("sasl.password".to_owned(), "hunter2".to_owned());
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -99,7 +99,10 @@ impl<'a> Cells<'a> {
             }
             _ => CellKind::Other(make_encoder(field, array.as_ref(), &NESTED)?),
         };
-        Ok(Self { nulls: array.nulls(), kind })
+        Ok(Self {
+            nulls: array.nulls(),
+            kind,
+        })
     }
 
     /// True where the cell is NULL.
@@ -129,11 +132,19 @@ impl<'a> Cells<'a> {
             CellKind::Float32(array) => {
                 let number = array.value(row);
                 // `Debug` writes the shortest digits that read back, with an exponent where that is shorter.
-                if number.is_finite() { append(out, format_args!("{number:?}")) } else { append(out, format_args!("null")) }
+                if number.is_finite() {
+                    append(out, format_args!("{number:?}"))
+                } else {
+                    append(out, format_args!("null"))
+                }
             }
             CellKind::Float64(array) => {
                 let number = array.value(row);
-                if number.is_finite() { append(out, format_args!("{number:?}")) } else { append(out, format_args!("null")) }
+                if number.is_finite() {
+                    append(out, format_args!("{number:?}"))
+                } else {
+                    append(out, format_args!("null"))
+                }
             }
             CellKind::Utf8(array) => string(array.value(row), out),
             CellKind::LargeUtf8(array) => string(array.value(row), out),
@@ -264,7 +275,11 @@ pub(super) fn date(days: i64, out: &mut Vec<u8>) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     if (0..=9999).contains(&year) {
         digits(year, 4, out);
@@ -333,7 +348,8 @@ mod tests {
             .map(|row| {
                 let mut out = Vec::new();
                 objects.write(row, &mut out);
-                serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&out)))
+                serde_json::from_slice(&out)
+                    .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&out)))
             })
             .collect()
     }
@@ -348,12 +364,28 @@ mod tests {
             ("g", Arc::new(Float32Array::from(vec![0.1]))),
             ("nan", Arc::new(Float64Array::from(vec![f64::NAN]))),
             ("s", Arc::new(StringArray::from(vec!["ü\"\\\n\u{1}"]))),
-            ("v", Arc::new(StringViewArray::from(vec!["a string of more than twelve bytes"]))),
+            (
+                "v",
+                Arc::new(StringViewArray::from(vec!["a string of more than twelve bytes"])),
+            ),
             ("d", Arc::new(Date32Array::from(vec![20_780]))),
             ("t", Arc::new(TimestampMillisecondArray::from(vec![1_795_428_930_250]))),
-            ("dec", Arc::new(Decimal128Array::from(vec![-12_345]).with_precision_and_scale(10, 2).unwrap())),
+            (
+                "dec",
+                Arc::new(
+                    Decimal128Array::from(vec![-12_345])
+                        .with_precision_and_scale(10, 2)
+                        .unwrap(),
+                ),
+            ),
             ("bin", Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice()]))),
-            ("list", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1), None])]))),
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([
+                    Some(1),
+                    None,
+                ])])),
+            ),
         ]);
         let expected = serde_json::json!({
             "b": true, "i": i64::MIN, "u": u64::MAX, "f": 1e300, "g": 0.1, "nan": null, "s": "ü\"\\\n\u{1}",
@@ -391,7 +423,13 @@ mod tests {
 
     #[test]
     fn timestamps_are_what_arrow_prints() {
-        for ticks in [1_795_428_930_250_i64, -62_135_596_800_000, 4_102_444_800_001, 68_169_600_000, 951_782_399_999] {
+        for ticks in [
+            1_795_428_930_250_i64,
+            -62_135_596_800_000,
+            4_102_444_800_001,
+            68_169_600_000,
+            951_782_399_999,
+        ] {
             let array = TimestampMillisecondArray::from(vec![ticks]).with_timezone("+00:00");
             let printed = arrow::util::display::array_value_to_string(&array, 0).unwrap();
             let mut ours = Vec::new();

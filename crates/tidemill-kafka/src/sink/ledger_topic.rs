@@ -95,7 +95,10 @@ impl Ledger<'_> {
                 return Ok(());
             }
             if stop.load(Ordering::Acquire) {
-                return Err(Error::new(Kind::Unavailable, format!("sink {}: reading the ledger was given up", self.sink)));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("sink {}: reading the ledger was given up", self.sink),
+                ));
             }
             if named.elapsed() >= NAME_WAIT_EVERY {
                 named = Instant::now();
@@ -121,7 +124,12 @@ impl Ledger<'_> {
         if from >= until {
             return Ok(read);
         }
-        let what = || format!("sink {}: reading its ledger {}/0 from offset {from}", self.sink, self.topic);
+        let what = || {
+            format!(
+                "sink {}: reading its ledger {}/0 from offset {from}",
+                self.sink, self.topic
+            )
+        };
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(self.topic, 0, Offset::Offset(from))
@@ -146,7 +154,10 @@ impl Ledger<'_> {
                 Some(Err(error)) => return Err(client_error(what(), error)),
                 None if heard.elapsed() < REQUEST_TIMEOUT => {}
                 None => {
-                    let why = committed.context().complaint().unwrap_or_else(|| "no answer".to_owned());
+                    let why = committed
+                        .context()
+                        .complaint()
+                        .unwrap_or_else(|| "no answer".to_owned());
                     return Err(Error::new(Kind::Unavailable, format!("{}: {why}", what())));
                 }
             }
@@ -159,7 +170,10 @@ impl Ledger<'_> {
         let record: LedgerRecord = serde_json::from_slice(value).map_err(|error| {
             Error::with_source(
                 Kind::Data,
-                format!("sink {}: {}/0 offset {offset} holds no ledger record", self.sink, self.topic),
+                format!(
+                    "sink {}: {}/0 offset {offset} holds no ledger record",
+                    self.sink, self.topic
+                ),
                 error,
             )
         })?;
@@ -207,7 +221,10 @@ impl Ledger<'_> {
         let watcher = self.consumer("read_committed")?;
         while partition_count(self.config, self.sink, self.topic)?.is_none() || self.watermarks(&watcher).is_err() {
             if Instant::now() >= deadline {
-                return Err(Error::new(Kind::Unavailable, format!("{}: it has not appeared", what())));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("{}: it has not appeared", what()),
+                ));
             }
         }
         tracing::info!(sink = self.sink, topic = self.topic, "made the ledger topic");
@@ -264,7 +281,12 @@ impl Ledger<'_> {
     fn watermarks(&self, consumer: &BaseConsumer<Observer>) -> Result<(i64, i64)> {
         consumer
             .fetch_watermarks(self.topic, 0, REQUEST_TIMEOUT)
-            .map_err(|error| client_error(format!("sink {}: reading the end of {}/0", self.sink, self.topic), error))
+            .map_err(|error| {
+                client_error(
+                    format!("sink {}: reading the end of {}/0", self.sink, self.topic),
+                    error,
+                )
+            })
     }
 }
 

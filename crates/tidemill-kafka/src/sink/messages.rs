@@ -61,7 +61,14 @@ impl Messages {
                 })
             };
             let (key, value) = (take(entry.key_len), take(entry.value_len));
-            (Message { partition: entry.partition, key, value }, headers.next())
+            (
+                Message {
+                    partition: entry.partition,
+                    key,
+                    value,
+                },
+                headers.next(),
+            )
         })
     }
 }
@@ -87,11 +94,18 @@ impl MessageEncoder {
         let find = |what: &str, name: &str| {
             schema.index_of(name).map_err(|_absent| {
                 let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-                refused(format!("{what} column `{name}` is not among the columns {}", columns.join(", ")))
+                refused(format!(
+                    "{what} column `{name}` is not among the columns {}",
+                    columns.join(", ")
+                ))
             })
         };
         let key = config.key.as_deref().map(|name| find("key", name)).transpose()?;
-        let headers = config.headers.as_deref().map(|name| find("headers", name)).transpose()?;
+        let headers = config
+            .headers
+            .as_deref()
+            .map(|name| find("headers", name))
+            .transpose()?;
         if let Some(key) = key
             && !is_key(schema.field(key).data_type())
         {
@@ -113,7 +127,9 @@ impl MessageEncoder {
             )));
         }
         let value = match config.format {
-            ValueFormat::Json => (0..schema.fields().len()).filter(|column| Some(*column) != headers).collect(),
+            ValueFormat::Json => (0..schema.fields().len())
+                .filter(|column| Some(*column) != headers)
+                .collect(),
             ValueFormat::Raw => {
                 let value = find("raw", VALUE_COLUMN)?;
                 if !is_text(schema.field(value).data_type()) && !is_binary(schema.field(value).data_type()) {
@@ -134,7 +150,13 @@ impl MessageEncoder {
                 vec![value]
             }
         };
-        let encoder = Self { sink: Arc::from(sink), value, format: config.format, key, headers };
+        let encoder = Self {
+            sink: Arc::from(sink),
+            value,
+            format: config.format,
+            key,
+            headers,
+        };
         if config.format == ValueFormat::Json {
             encoder.check_json(schema)?;
         }
@@ -208,7 +230,10 @@ impl MessageEncoder {
 
     fn length(&self, length: usize) -> Result<u32> {
         u32::try_from(length).map_err(|_too_long| {
-            Error::new(Kind::Data, format!("sink {}: a key or value of {length} bytes is no record", self.sink))
+            Error::new(
+                Kind::Data,
+                format!("sink {}: a key or value of {length} bytes is no record", self.sink),
+            )
         })
     }
 }
@@ -277,7 +302,10 @@ fn is_text(data_type: &DataType) -> bool {
 }
 
 fn is_binary(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+    matches!(
+        data_type,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView
+    )
 }
 
 /// Types whose text is the same wherever it is made; floats and nested types are not.
@@ -299,7 +327,9 @@ fn is_key(data_type: &DataType) -> bool {
 
 fn is_headers(data_type: &DataType) -> bool {
     let DataType::List(item) = data_type else { return false };
-    let DataType::Struct(fields) = item.data_type() else { return false };
+    let DataType::Struct(fields) = item.data_type() else {
+        return false;
+    };
     fields.len() == 2
         && is_text(fields[0].data_type())
         && (is_binary(fields[1].data_type()) || is_text(fields[1].data_type()))
@@ -339,6 +369,7 @@ fn headers_of(lists: &ListArray, row: usize) -> OwnedHeaders {
 mod tests {
     use arrow::array::{Float64Array, Int64Array, StringViewArray, StructArray};
     use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::Field;
     use rdkafka::message::Headers;
     use tidemill_engine::source::header_field;
 
@@ -358,9 +389,15 @@ mod tests {
 
     #[test]
     fn a_key_chooses_the_partition_of_java_and_stays_in_the_value() {
-        let config = KafkaSinkConfig { key: Some("id".to_owned()), ..KafkaSinkConfig::new("b:1", "t") };
+        let config = KafkaSinkConfig {
+            key: Some("id".to_owned()),
+            ..KafkaSinkConfig::new("b:1", "t")
+        };
         let mut messages = Messages::default();
-        let next = encoder(&config, &rows()).unwrap().encode(&rows(), 0, 5, 7, 1 << 20, &mut messages).unwrap();
+        let next = encoder(&config, &rows())
+            .unwrap()
+            .encode(&rows(), 0, 5, 7, 1 << 20, &mut messages)
+            .unwrap();
         assert_eq!(next, 2);
         let written: Vec<_> = messages.drain().map(|(message, _)| message).collect();
         assert_eq!(
@@ -371,7 +408,14 @@ mod tests {
                 value: Some(br#"{"id":21,"name":"a"}"#),
             }
         );
-        assert_eq!(written[1], Message { partition: 5, key: None, value: Some(br#"{"id":null,"name":"b"}"#) });
+        assert_eq!(
+            written[1],
+            Message {
+                partition: 5,
+                key: None,
+                value: Some(br#"{"id":null,"name":"b"}"#)
+            }
+        );
     }
 
     #[test]
@@ -387,13 +431,26 @@ mod tests {
     fn a_raw_null_is_a_tombstone_and_an_empty_value_is_not() {
         let rows = RecordBatch::try_from_iter([(
             "value",
-            Arc::new(arrow::array::BinaryArray::from(vec![Some(b"\xff".as_slice()), None, Some(b"")])) as ArrayRef,
+            Arc::new(arrow::array::BinaryArray::from(vec![
+                Some(b"\xff".as_slice()),
+                None,
+                Some(b""),
+            ])) as ArrayRef,
         )])
         .unwrap();
-        let config = KafkaSinkConfig { format: ValueFormat::Raw, ..KafkaSinkConfig::new("b:1", "t") };
+        let config = KafkaSinkConfig {
+            format: ValueFormat::Raw,
+            ..KafkaSinkConfig::new("b:1", "t")
+        };
         let mut messages = Messages::default();
-        encoder(&config, &rows).unwrap().encode(&rows, 0, 0, 1, 1 << 20, &mut messages).unwrap();
-        let values: Vec<_> = messages.drain().map(|(message, _)| message.value.map(<[u8]>::to_vec)).collect();
+        encoder(&config, &rows)
+            .unwrap()
+            .encode(&rows, 0, 0, 1, 1 << 20, &mut messages)
+            .unwrap();
+        let values: Vec<_> = messages
+            .drain()
+            .map(|(message, _)| message.value.map(<[u8]>::to_vec))
+            .collect();
         assert_eq!(values, [Some(vec![0xff]), None, Some(vec![])]);
     }
 
@@ -401,7 +458,9 @@ mod tests {
     fn headers_keep_order_repetition_and_nulls_and_leave_the_value() {
         let keys = Arc::new(arrow::array::StringArray::from(vec!["a", "a"])) as ArrayRef;
         let values = Arc::new(arrow::array::BinaryArray::from(vec![Some(b"1".as_slice()), None])) as ArrayRef;
-        let DataType::Struct(fields) = header_field().data_type().clone() else { panic!("a struct") };
+        let DataType::Struct(fields) = header_field().data_type().clone() else {
+            panic!("a struct")
+        };
         let entries = StructArray::new(fields, vec![keys, values], None);
         let lists = ListArray::new(header_field(), OffsetBuffer::from_lengths([2]), Arc::new(entries), None);
         let rows = RecordBatch::try_from_iter([
@@ -409,13 +468,22 @@ mod tests {
             ("_headers", Arc::new(lists)),
         ])
         .unwrap();
-        let config = KafkaSinkConfig { headers: Some("_headers".to_owned()), ..KafkaSinkConfig::new("b:1", "t") };
+        let config = KafkaSinkConfig {
+            headers: Some("_headers".to_owned()),
+            ..KafkaSinkConfig::new("b:1", "t")
+        };
         let mut messages = Messages::default();
-        encoder(&config, &rows).unwrap().encode(&rows, 0, 0, 1, 1 << 20, &mut messages).unwrap();
+        encoder(&config, &rows)
+            .unwrap()
+            .encode(&rows, 0, 0, 1, 1 << 20, &mut messages)
+            .unwrap();
         let (message, headers) = messages.drain().next().unwrap();
         assert_eq!(message.value, Some(br#"{"n":1}"#.as_slice()));
         let headers = headers.unwrap();
-        let read: Vec<_> = headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect();
+        let read: Vec<_> = headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+            .collect();
         assert_eq!(read, [("a".to_owned(), Some(b"1".to_vec())), ("a".to_owned(), None)]);
     }
 
@@ -424,16 +492,34 @@ mod tests {
         let rows = RecordBatch::try_from_iter([("f", Arc::new(Float64Array::from(vec![1.0])) as ArrayRef)]).unwrap();
         let refusal = |config: &KafkaSinkConfig| encoder(config, &rows).unwrap_err().chain();
         let base = KafkaSinkConfig::new("b:1", "t");
-        let key = |name: &str| KafkaSinkConfig { key: Some(name.to_owned()), ..base.clone() };
+        let key = |name: &str| KafkaSinkConfig {
+            key: Some(name.to_owned()),
+            ..base.clone()
+        };
         assert!(refusal(&key("absent")).contains("key column `absent` is not among the columns f"));
         assert!(refusal(&key("f")).contains("key column `f` of type Float64"));
-        assert!(refusal(&KafkaSinkConfig { headers: Some("f".to_owned()), ..base.clone() }).contains("headers column `f`"));
-        assert!(refusal(&KafkaSinkConfig { format: ValueFormat::Raw, ..base.clone() }).contains("`value`"));
-        let interval = arrow::array::new_empty_array(&DataType::Union(
-            arrow::datatypes::UnionFields::empty(),
-            arrow::datatypes::UnionMode::Sparse,
-        ));
-        let rows = RecordBatch::try_from_iter([("u", interval)]).unwrap();
-        assert!(encoder(&base, &rows).unwrap_err().chain().contains("column `u` can't be written as JSON"));
+        assert!(
+            refusal(&KafkaSinkConfig {
+                headers: Some("f".to_owned()),
+                ..base.clone()
+            })
+            .contains("headers column `f`")
+        );
+        assert!(
+            refusal(&KafkaSinkConfig {
+                format: ValueFormat::Raw,
+                ..base.clone()
+            })
+            .contains("`value`")
+        );
+        let fields = arrow::datatypes::UnionFields::from_fields([Field::new("a", DataType::Int32, false)]);
+        let union = DataType::Union(fields, arrow::datatypes::UnionMode::Sparse);
+        let rows = RecordBatch::try_from_iter([("u", arrow::array::new_empty_array(&union))]).unwrap();
+        assert!(
+            encoder(&base, &rows)
+                .unwrap_err()
+                .chain()
+                .contains("column `u` can't be written as JSON")
+        );
     }
 }

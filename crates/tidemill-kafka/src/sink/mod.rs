@@ -93,18 +93,30 @@ impl KafkaSink {
         let (name, config, runtime) = (self.name.clone(), Arc::clone(&self.config), Handle::current());
         tokio::task::spawn_blocking(move || work(&name, &config, &runtime))
             .await
-            .map_err(|error| Error::with_source(Kind::Bug, format!("sink {}: a client call panicked", self.name), error))?
+            .map_err(|error| {
+                Error::with_source(Kind::Bug, format!("sink {}: a client call panicked", self.name), error)
+            })?
     }
 
     async fn read_ledger(&self, app: &str, until: Until) -> Result<LedgerRead> {
         let topic = ledger_topic(app);
-        self.blocking(move |sink, config, _runtime| Ledger { sink, topic: &topic, config }.read(&until)).await
+        self.blocking(move |sink, config, _runtime| {
+            Ledger {
+                sink,
+                topic: &topic,
+                config,
+            }
+            .read(&until)
+        })
+        .await
     }
 
     /// Reads the ledger to its high watermark and refuses what is not ours (X7, X8, X23).
     async fn settled_ledger(&self, claim: &Claim) -> Result<Option<LedgerRecord>> {
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-        let read = self.read_ledger(&claim.app, Until::HighWatermark(Arc::clone(&stop.0))).await?;
+        let read = self
+            .read_ledger(&claim.app, Until::HighWatermark(Arc::clone(&stop.0)))
+            .await?;
         self.refuse_foreign(claim, &read)?;
         Ok(read.record)
     }
@@ -151,7 +163,9 @@ impl KafkaSink {
             ledger_topic: ledger_topic(&claim.app),
             transactional_id: format!("tidemill-{}-{}", claim.app, self.name),
         };
-        let producer = self.blocking(move |sink, config, runtime| start(sink, config, runtime, target)).await?;
+        let producer = self
+            .blocking(move |sink, config, runtime| start(sink, config, runtime, target))
+            .await?;
         self.producer = Some(producer);
         Ok(())
     }
@@ -160,9 +174,16 @@ impl KafkaSink {
     /// say what this instance knows.
     async fn producer(&mut self) -> Result<Transactions> {
         let Some(claim) = self.claim.clone() else {
-            return Err(Error::new(Kind::Bug, format!("sink {}: used before it was fenced", self.name)));
+            return Err(Error::new(
+                Kind::Bug,
+                format!("sink {}: used before it was fenced", self.name),
+            ));
         };
-        if let Some(record) = self.committing.take().and_then(|mut committed| committed.try_recv().ok()) {
+        if let Some(record) = self
+            .committing
+            .take()
+            .and_then(|mut committed| committed.try_recv().ok())
+        {
             self.newest = Some(record);
         }
         if let Some(producer) = self.producer.as_ref().filter(|producer| !producer.is_spent()) {
@@ -170,7 +191,11 @@ impl KafkaSink {
         }
         self.connect(&claim).await?;
         let found = self.settled_ledger(&claim).await?;
-        let batch = |record: &Option<LedgerRecord>| record.as_ref().map(|record| (record.batch_id, record.plan_hash.clone()));
+        let batch = |record: &Option<LedgerRecord>| {
+            record
+                .as_ref()
+                .map(|record| (record.batch_id, record.plan_hash.clone()))
+        };
         if batch(&found) != batch(&self.newest) {
             self.give_up();
             return Err(Error::new(
@@ -179,7 +204,9 @@ impl KafkaSink {
                     "sink {}: its ledger stands at batch {}, not where this instance left it ({}); fence it and read it again",
                     self.name,
                     found.map_or_else(|| "none".to_owned(), |record| record.batch_id.to_string()),
-                    self.newest.as_ref().map_or_else(|| "none".to_owned(), |record| record.batch_id.to_string()),
+                    self.newest
+                        .as_ref()
+                        .map_or_else(|| "none".to_owned(), |record| record.batch_id.to_string()),
                 ),
             ));
         }
@@ -213,13 +240,21 @@ impl Sink for KafkaSink {
         self.config.check_properties(&self.name)?;
         let encoder = MessageEncoder::new(&self.name, &self.config, &input.schema)?;
         let partitions = self.blocking(output_partitions).await?;
-        self.input = Some(Checked { encoder: Arc::new(encoder), partitions, ordered: input.ordered });
+        self.input = Some(Checked {
+            encoder: Arc::new(encoder),
+            partitions,
+            ordered: input.ordered,
+        });
         Ok(())
     }
 
     async fn inspect(&mut self, app: &str) -> Result<SinkState> {
         let read = self.read_ledger(app, Until::Settled).await?;
-        Ok(SinkState { app_uuid: read.app_uuid, epoch: read.epoch, ledger: read.record })
+        Ok(SinkState {
+            app_uuid: read.app_uuid,
+            epoch: read.epoch,
+            ledger: read.record,
+        })
     }
 
     async fn fence(&mut self, claim: &Claim) -> Result<()> {
@@ -227,11 +262,22 @@ impl Sink for KafkaSink {
         if claim.app != self.app {
             return Err(Error::new(
                 Kind::Bug,
-                format!("sink {} of application {} was claimed for {}", self.name, self.app, claim.app),
+                format!(
+                    "sink {} of application {} was claimed for {}",
+                    self.name, self.app, claim.app
+                ),
             ));
         }
         let topic = ledger_topic(&claim.app);
-        self.blocking(move |sink, config, runtime| Ledger { sink, topic: &topic, config }.ensure(runtime)).await?;
+        self.blocking(move |sink, config, runtime| {
+            Ledger {
+                sink,
+                topic: &topic,
+                config,
+            }
+            .ensure(runtime)
+        })
+        .await?;
         // Before the id is taken: a foreign application must not be fenced by mistake.
         let read = self.read_ledger(&claim.app, Until::Settled).await?;
         self.refuse_foreign(claim, &read)?;
@@ -244,7 +290,10 @@ impl Sink for KafkaSink {
 
     async fn ledger(&mut self) -> Result<Option<LedgerRecord>> {
         let Some(claim) = self.claim.clone() else {
-            return Err(Error::new(Kind::Bug, format!("sink {}: its ledger was read before it was fenced", self.name)));
+            return Err(Error::new(
+                Kind::Bug,
+                format!("sink {}: its ledger was read before it was fenced", self.name),
+            ));
         };
         self.newest = self.settled_ledger(&claim).await?;
         Ok(self.newest.clone())
@@ -257,7 +306,10 @@ impl Sink for KafkaSink {
             }
             return Err(Error::new(
                 Kind::Bug,
-                format!("sink {}: born a second time; its ledger stands at batch {}", self.name, newest.batch_id),
+                format!(
+                    "sink {}: born a second time; its ledger stands at batch {}",
+                    self.name, newest.batch_id
+                ),
             ));
         }
         let producer = self.producer().await?;
@@ -265,14 +317,20 @@ impl Sink for KafkaSink {
         let mut guard = GiveUp(Some(producer.clone()));
         producer.commit(self.begun, record.clone()).await?;
         guard.0 = None;
-        self.newest = Some(LedgerRecord { rows: 0, ..record.clone() });
+        self.newest = Some(LedgerRecord {
+            rows: 0,
+            ..record.clone()
+        });
         Ok(())
     }
 
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
         let producer = self.producer().await?;
         let Some(checked) = &self.input else {
-            return Err(Error::new(Kind::Bug, format!("sink {}: used before it was checked", self.name)));
+            return Err(Error::new(
+                Kind::Bug,
+                format!("sink {}: used before it was checked", self.name),
+            ));
         };
         self.begun += 1;
         tracing::debug!(sink = self.name, batch = plan.batch_id, attempt, slices, "begins");
@@ -325,18 +383,29 @@ fn output_partitions(sink: &str, config: &KafkaSinkConfig, _runtime: &Handle) ->
 
 /// A producer with the longest transaction timeout that broker and properties allow (X25).
 fn start(sink: &str, config: &KafkaSinkConfig, runtime: &Handle, target: Target) -> Result<Transactions> {
-    let asked = config.transaction_timeout().unwrap_or(TRANSACTION_TIMEOUT_MAX).min(TRANSACTION_TIMEOUT_MAX);
+    let asked = config
+        .transaction_timeout()
+        .unwrap_or(TRANSACTION_TIMEOUT_MAX)
+        .min(TRANSACTION_TIMEOUT_MAX);
     let broker_max = match broker_transaction_timeout(sink, config, runtime) {
         Ok(max) => max,
         Err(error) => {
-            tracing::debug!(sink, "the broker's transaction.max.timeout.ms can't be read: {}", error.chain());
+            tracing::debug!(
+                sink,
+                "the broker's transaction.max.timeout.ms can't be read: {}",
+                error.chain()
+            );
             None
         }
     };
     let timeout = asked.min(broker_max.unwrap_or(asked));
     match Transactions::start(config, target.clone(), timeout) {
         Err(error) if is_invalid_timeout(&error) && timeout > TRANSACTION_TIMEOUT_COMMON => {
-            tracing::info!(sink, "the broker takes no transactions of {} s: asking for 60 s", timeout.as_secs());
+            tracing::info!(
+                sink,
+                "the broker takes no transactions of {} s: asking for 60 s",
+                timeout.as_secs()
+            );
             Transactions::start(config, target, TRANSACTION_TIMEOUT_COMMON)
         }
         outcome => outcome,
@@ -356,7 +425,14 @@ fn broker_transaction_timeout(sink: &str, config: &KafkaSinkConfig, runtime: &Ha
         .inner()
         .fetch_metadata(Some(&config.topic), Duration::from_secs(30))
         .map_err(|error| client_error(format!("sink {sink}: asking {} for its brokers", config.brokers), error))?;
-    let Some(broker) = metadata.brokers().first() else { return Ok(None) };
-    let setting = describe(&admin, runtime, ResourceSpecifier::Broker(broker.id()), "transaction.max.timeout.ms")?;
+    let Some(broker) = metadata.brokers().first() else {
+        return Ok(None);
+    };
+    let setting = describe(
+        &admin,
+        runtime,
+        ResourceSpecifier::Broker(broker.id()),
+        "transaction.max.timeout.ms",
+    )?;
     Ok(setting.and_then(|text| text.parse().ok()).map(Duration::from_millis))
 }

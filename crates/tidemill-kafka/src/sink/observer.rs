@@ -47,11 +47,17 @@ impl Observer {
 
     pub(super) fn first_failure(&self) -> Option<FailedDelivery> {
         // A panic within these short sections leaves nothing half done.
-        self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.first_failure
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn complaint(&self) -> Option<String> {
-        self.complaint.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.complaint
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     fn complain(&self, text: String) {
@@ -94,7 +100,10 @@ impl ProducerContext for Observer {
 
     fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
         if let Err((error, message)) = result {
-            let mut first = self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut first = self
+                .first_failure
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             first.get_or_insert_with(|| FailedDelivery {
                 topic: message.topic().to_owned(),
                 partition: message.partition(),

@@ -13,6 +13,7 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::failpoint::{pass, sabotaged};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config::KafkaSinkConfig;
@@ -33,7 +34,11 @@ pub(super) enum Work {
     /// Send these records within the transaction of the batch with this number.
     Send { batch: u64, messages: Messages },
     /// End the transaction of the batch with this ledger record.
-    Commit { batch: u64, record: Box<LedgerRecord>, reply: oneshot::Sender<Result<u64>> },
+    Commit {
+        batch: u64,
+        record: Box<LedgerRecord>,
+        reply: oneshot::Sender<Result<u64>>,
+    },
 }
 
 /// The handle of a producer that has taken its transactional id.
@@ -74,9 +79,16 @@ impl Transactions {
             .map_err(|error| client_error(format!("sink {sink}: making its producer"), error))?;
         producer.init_transactions(INIT_TIMEOUT).map_err(|error| {
             serve(&producer);
-            let complaint = producer.context().complaint().map(|text| format!(" ({text})")).unwrap_or_default();
+            let complaint = producer
+                .context()
+                .complaint()
+                .map(|text| format!(" ({text})"))
+                .unwrap_or_default();
             client_error(
-                format!("sink {sink}: taking transactional id {} at {}{complaint}", target.transactional_id, config.brokers),
+                format!(
+                    "sink {sink}: taking transactional id {} at {}{complaint}",
+                    target.transactional_id, config.brokers
+                ),
                 error,
             )
         })?;
@@ -118,7 +130,16 @@ impl Transactions {
     /// Ends the transaction; returns the number of rows that are visible now.
     pub(super) async fn commit(&self, batch: u64, record: LedgerRecord) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        if self.work.send(Work::Commit { batch, record: Box::new(record), reply }).await.is_err() {
+        if self
+            .work
+            .send(Work::Commit {
+                batch,
+                record: Box::new(record),
+                reply,
+            })
+            .await
+            .is_err()
+        {
             return Err(self.failure());
         }
         answer.await.unwrap_or_else(|_ended| Err(self.failure()))
@@ -159,7 +180,10 @@ impl Thread {
                     if outcome.is_err() || !self.is_clean() {
                         self.state.spent.store(true, Ordering::Release);
                     }
-                    let failed = outcome.as_ref().err().map(|error| Error::new(error.kind(), error.chain()));
+                    let failed = outcome
+                        .as_ref()
+                        .err()
+                        .map(|error| Error::new(error.kind(), error.chain()));
                     // Whoever asked may have gone; what happened is in the ledger.
                     let _unheard = reply.send(outcome);
                     failed.map_or(Ok(()), Err)
@@ -189,8 +213,14 @@ impl Thread {
             return Err(self.bug("rows of another batch came while a transaction was open"));
         }
         if self.open.is_none() {
-            self.producer.begin_transaction().map_err(|error| self.error("beginning a transaction", error))?;
-            self.open = Some(Open { batch, rows: 0, since: Instant::now() });
+            self.producer
+                .begin_transaction()
+                .map_err(|error| self.error("beginning a transaction", error))?;
+            self.open = Some(Open {
+                batch,
+                rows: 0,
+                since: Instant::now(),
+            });
         }
         Ok(self.open.as_mut().expect("opened above"))
     }
@@ -199,7 +229,13 @@ impl Thread {
         self.begin(batch)?;
         let mut sent = 0;
         for (message, headers) in messages.drain() {
-            self.send_one(&self.target.topic, message.partition, message.key, message.value, headers)?;
+            self.send_one(
+                &self.target.topic,
+                message.partition,
+                message.key,
+                message.value,
+                headers,
+            )?;
             sent += 1;
         }
         self.begin(batch)?.rows += sent;
@@ -233,7 +269,10 @@ impl Thread {
                 }
                 Err((error, _)) => {
                     let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-                    return Err(self.error(&format!("writing a record of {bytes} bytes to {topic}/{partition}"), error));
+                    return Err(self.error(
+                        &format!("writing a record of {bytes} bytes to {topic}/{partition}"),
+                        error,
+                    ));
                 }
             }
         }
@@ -245,13 +284,19 @@ impl Thread {
         let value = serde_json::to_vec(&record)
             .map_err(|error| Error::with_source(Kind::Bug, "a ledger record does not serialise", error))?;
         let key = self.target.sink.as_bytes();
+        pass("kafka.before-ledger");
         self.send_one(&self.target.ledger_topic, 0, Some(key), Some(&value), None)?;
         self.flush()?;
+        pass("kafka.after-ledger");
         let started = Instant::now();
         // Asked once. What takes longer than a request may is unknown until the ledger is read under a new producer.
-        self.producer
-            .commit_transaction(self.socket_timeout)
-            .map_err(|error| self.error(&format!("committing batch {}", record.batch_id), error))?;
+        pass("kafka.before-end");
+        let mut ended = self.producer.commit_transaction(self.socket_timeout);
+        if ended.is_err() && sabotaged("retry-end-of-transaction") {
+            ended = self.producer.commit_transaction(self.socket_timeout);
+        }
+        pass("kafka.after-end");
+        ended.map_err(|error| self.error(&format!("committing batch {}", record.batch_id), error))?;
         self.open = None;
         if started.elapsed() >= self.socket_timeout {
             self.state.spent.store(true, Ordering::Release);
@@ -283,18 +328,27 @@ impl Thread {
         match self.producer.context().first_failure() {
             None => Ok(()),
             Some(failed) => {
-                let what = format!("writing a record of {} bytes to {}/{}", failed.bytes, failed.topic, failed.partition);
+                let what = format!(
+                    "writing a record of {} bytes to {}/{}",
+                    failed.bytes, failed.topic, failed.partition
+                );
                 Err(self.error(&what, failed.error))
             }
         }
     }
 
     fn timed_out(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.since.elapsed() >= self.transaction_timeout)
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.since.elapsed() >= self.transaction_timeout)
     }
 
     fn check_time(&self, what: &str) -> Result<()> {
-        if self.timed_out() { Err(self.too_slow(what)) } else { Ok(()) }
+        if self.timed_out() {
+            Err(self.too_slow(what))
+        } else {
+            Ok(())
+        }
     }
 
     fn too_slow(&self, what: &str) -> Error {
@@ -320,7 +374,10 @@ impl Thread {
         if let Some(failed) = self.producer.context().first_failure()
             && !what.contains(&failed.topic)
         {
-            let what = format!("{what}: a record of {} bytes for {}/{}", failed.bytes, failed.topic, failed.partition);
+            let what = format!(
+                "{what}: a record of {} bytes for {}/{}",
+                failed.bytes, failed.topic, failed.partition
+            );
             return client_error(what, failed.error);
         }
         if let Some((code, reason)) = self.producer.client().fatal_error() {

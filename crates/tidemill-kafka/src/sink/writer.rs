@@ -35,16 +35,24 @@ pub(super) struct Lane {
 pub(super) fn lanes(plan: &BatchPlan, slices: usize, ordered: bool) -> Vec<Lane> {
     let all: Vec<&RangePlan> = plan.ranges.iter().collect();
     let filled: Vec<&RangePlan> = plan.ranges.iter().filter(|range| range.until > range.from).collect();
-    let ranges = [all, filled].into_iter().find(|ranges| ordered && ranges.len() == slices);
+    let ranges = [all, filled]
+        .into_iter()
+        .find(|ranges| ordered && ranges.len() == slices);
     let Some(ranges) = ranges else {
         return (0..slices)
-            .map(|slice| Lane { partition: i32::try_from(slice).unwrap_or(i32::MAX), ..Lane::default() })
+            .map(|slice| Lane {
+                partition: i32::try_from(slice).unwrap_or(i32::MAX),
+                ..Lane::default()
+            })
             .collect();
     };
     let mut lanes: Vec<Lane> = Vec::with_capacity(slices);
     let mut latest: HashMap<_, usize> = HashMap::new();
     for (slice, range) in ranges.into_iter().enumerate() {
-        let mut lane = Lane { partition: range.partition.partition, ..Lane::default() };
+        let mut lane = Lane {
+            partition: range.partition.partition,
+            ..Lane::default()
+        };
         if let Some(before) = latest.insert((&range.source, &range.partition), slice) {
             let (done, after) = oneshot::channel();
             lanes[before].done = Some(done);
@@ -90,7 +98,12 @@ impl BatchEnd {
             .collect();
         let (committed, newest) = oneshot::channel();
         let give_up = GiveUp(Some(producer.clone()));
-        let commit = Box::new(Self { producer, give_up, batch, committed });
+        let commit = Box::new(Self {
+            producer,
+            give_up,
+            batch,
+            committed,
+        });
         (SinkBatch { writers, commit }, newest)
     }
 }
@@ -101,14 +114,21 @@ impl BatchCommit for BatchEnd {
         if permit.batch_id() != record.batch_id {
             return Err(Error::new(
                 Kind::Bug,
-                format!("a permit for batch {} came with the record of batch {}", permit.batch_id(), record.batch_id),
+                format!(
+                    "a permit for batch {} came with the record of batch {}",
+                    permit.batch_id(),
+                    record.batch_id
+                ),
             ));
         }
         let rows = self.producer.commit(self.batch, record.clone()).await?;
         self.give_up.0 = None;
         // Nobody listens where the sink was dropped meanwhile.
         let _unheard = self.committed.send(LedgerRecord { rows, ..record });
-        Ok(Committed { rows, files: Vec::new() })
+        Ok(Committed {
+            rows,
+            files: Vec::new(),
+        })
     }
 }
 
@@ -130,7 +150,10 @@ impl KafkaSliceWriter {
         if let Some(after) = self.after.take()
             && after.await.is_err()
         {
-            return Err(Error::new(Kind::Unavailable, "an earlier part of the same partition was given up"));
+            return Err(Error::new(
+                Kind::Unavailable,
+                "an earlier part of the same partition was given up",
+            ));
         }
         Ok(())
     }
@@ -210,7 +233,10 @@ mod tests {
     }
 
     fn shape(lanes: &[Lane]) -> Vec<(i32, bool, bool)> {
-        lanes.iter().map(|lane| (lane.partition, lane.after.is_some(), lane.done.is_some())).collect()
+        lanes
+            .iter()
+            .map(|lane| (lane.partition, lane.after.is_some(), lane.done.is_some()))
+            .collect()
     }
 
     #[test]
@@ -220,13 +246,19 @@ mod tests {
             shape(&lanes(&plan, 4, true)),
             [(3, false, true), (7, false, false), (3, true, false), (4, false, false)]
         );
-        assert_eq!(shape(&lanes(&plan, 3, true)), [(3, false, true), (7, false, false), (3, true, false)]);
+        assert_eq!(
+            shape(&lanes(&plan, 3, true)),
+            [(3, false, true), (7, false, false), (3, true, false)]
+        );
     }
 
     #[test]
     fn other_slices_go_by_their_number() {
         let plan = plan(&[(3, 0, 5), (7, 0, 5)]);
         assert_eq!(shape(&lanes(&plan, 2, false)), [(0, false, false), (1, false, false)]);
-        assert_eq!(shape(&lanes(&plan, 3, true)), [(0, false, false), (1, false, false), (2, false, false)]);
+        assert_eq!(
+            shape(&lanes(&plan, 3, true)),
+            [(0, false, false), (1, false, false), (2, false, false)]
+        );
     }
 }
