@@ -101,7 +101,12 @@ pub fn decide(plan: &BatchPlan, sources: &[String], reports: &[SliceReport]) -> 
         .iter()
         .filter(|range| range.until > range.from && sources.contains(&range.source))
         .collect();
-    let mut permit = CommitPermit { batch_id: plan.batch_id, records_in: 0, skipped: 0, bytes: 0 };
+    let mut permit = CommitPermit {
+        batch_id: plan.batch_id,
+        records_in: 0,
+        skipped: 0,
+        bytes: 0,
+    };
     for report in reports {
         let Some(at) = open.iter().position(|range| **range == report.range) else {
             return Err(Unfinished::Unplanned {

@@ -1,1 +1,305 @@
-//! .
+//! What the next batch reads: from positions, ends and limits alone.
+
+use crate::plan::{LimitsInForce, RangePlan};
+use crate::position::{PartitionPosition, Positions, TopicPartition};
+
+/// Bytes a record is taken to have before any was seen.
+pub const RECORD_BYTES_GUESS: u64 = 1024;
+
+/// Where a partition of a source ends now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionEnd {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The topic's id, where the broker gives one.
+    pub topic_id: Option<String>,
+    /// The partition's leader epoch, -1 where unknown.
+    pub leader_epoch: i32,
+    /// The offset after the last readable record.
+    pub end: i64,
+}
+
+/// Bounds on what one batch takes of one source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceLimits {
+    /// Records of one partition, `None` = no bound.
+    pub partition_records_max: Option<u64>,
+    /// Bytes of all partitions together, turned into records by `record_bytes`.
+    pub batch_bytes_max: u64,
+    /// Moving average of bytes per record, at least 1.
+    pub record_bytes: u64,
+}
+
+/// What makes planning stop for good (exit 4): going on would lose or double data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The log ends before our position.
+    #[error(
+        "source {source_name}: {partition} ends at {end}, but was already read to {position}: the log was truncated or \
+         the topic was made anew. Nothing was read. Look for an unclean leader election; to go on from another \
+         position start under a new name with explicit offsets"
+    )]
+    WentBack {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: TopicPartition,
+        /// Its end now.
+        end: i64,
+        /// Our position.
+        position: i64,
+    },
+    /// The topic's id is another one.
+    #[error(
+        "source {source_name}: topic {topic} was deleted and created again (id {was} is now {now}); offsets of the old \
+         topic mean nothing in the new one. Start under a new name to read the new topic"
+    )]
+    Recreated {
+        /// The source.
+        source_name: String,
+        /// The topic.
+        topic: String,
+        /// Id in our positions.
+        was: String,
+        /// Id now.
+        now: String,
+    },
+    /// A partition we read is no longer there.
+    #[error("source {source_name}: {partition} is gone; it was read to {position}")]
+    Gone {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: TopicPartition,
+        /// Our position.
+        position: i64,
+    },
+}
+
+/// Cuts the ranges of one source: one per partition that has anything to read, within the limits.
+///
+/// Partitions without a position are left alone: the caller resolves them first.
+/// Where the byte budget binds, it is shared in proportion to what each partition has to give, at least one record each.
+///
+/// # Errors
+/// [`Stop`] where the log no longer fits our positions.
+pub fn cut(
+    source: &str,
+    positions: &Positions,
+    ends: &[PartitionEnd],
+    limits: &SourceLimits,
+) -> Result<(Vec<RangePlan>, LimitsInForce), Stop> {
+    let mut wanted = Vec::new();
+    let mut reason = "end";
+    for position in positions.of_source(source) {
+        let end = ends
+            .iter()
+            .find(|end| end.partition == position.partition)
+            .ok_or_else(|| Stop::Gone {
+                source_name: source.to_owned(),
+                partition: position.partition.clone(),
+                position: position.offset,
+            })?;
+        check(source, position, end)?;
+        let lag = u64::try_from(end.end - position.offset).unwrap_or(0);
+        let take = match limits.partition_records_max {
+            Some(most) if lag > most => {
+                reason = "rate";
+                most
+            }
+            _ => lag,
+        };
+        if take > 0 {
+            wanted.push((position, end, take));
+        }
+    }
+    let budget = (limits.batch_bytes_max / limits.record_bytes.max(1)).max(1);
+    let total: u64 = wanted.iter().map(|(_, _, take)| take).sum();
+    if total > budget {
+        reason = "bytes";
+        for (_, _, take) in &mut wanted {
+            let share = u128::from(*take) * u128::from(budget) / u128::from(total);
+            *take = u64::try_from(share).unwrap_or(u64::MAX).max(1);
+        }
+    }
+    let ranges = wanted
+        .into_iter()
+        .map(|(position, end, take)| RangePlan {
+            source: source.to_owned(),
+            partition: position.partition.clone(),
+            topic_id: end.topic_id.clone(),
+            from: position.offset,
+            until: position.offset + i64::try_from(take).unwrap_or(i64::MAX - position.offset),
+            leader_epoch: end.leader_epoch,
+        })
+        .collect();
+    let in_force = LimitsInForce {
+        partition_records_max: limits.partition_records_max.unwrap_or(0),
+        batch_bytes_max: limits.batch_bytes_max,
+        reason: reason.to_owned(),
+    };
+    Ok((ranges, in_force))
+}
+
+fn check(source: &str, position: &PartitionPosition, end: &PartitionEnd) -> Result<(), Stop> {
+    if let (Some(was), Some(now)) = (&position.topic_id, &end.topic_id)
+        && was != now
+    {
+        return Err(Stop::Recreated {
+            source_name: source.to_owned(),
+            topic: position.partition.topic.clone(),
+            was: was.clone(),
+            now: now.clone(),
+        });
+    }
+    if end.end < position.offset {
+        return Err(Stop::WentBack {
+            source_name: source.to_owned(),
+            partition: position.partition.clone(),
+            end: end.end,
+            position: position.offset,
+        });
+    }
+    Ok(())
+}
+
+/// The next batch time: now, but never at or before the last one, whatever the clock does (X11).
+pub fn batch_time(now_ms: i64, last_ms: Option<i64>) -> i64 {
+    match last_ms {
+        Some(last) if now_ms <= last => last + 1,
+        _ => now_ms,
+    }
+}
+
+/// The new moving average of bytes per record: an eighth of the weight to the last batch, more to the first.
+pub fn record_bytes(average: Option<u64>, bytes: u64, records: u64) -> Option<u64> {
+    if records == 0 {
+        return average;
+    }
+    let last = (bytes / records).max(1);
+    Some(match average {
+        None => last,
+        Some(before) => (before * 7 + last).div_ceil(8),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn positions(offsets: &[i64]) -> Positions {
+        (0..)
+            .zip(offsets)
+            .map(|(number, offset)| position(number, *offset))
+            .collect()
+    }
+
+    fn position(number: i32, offset: i64) -> PartitionPosition {
+        PartitionPosition {
+            source: "events".into(),
+            partition: TopicPartition::new("t", number),
+            topic_id: Some("id-1".into()),
+            offset,
+            leader_epoch: 0,
+        }
+    }
+
+    fn ends(ends: &[i64]) -> Vec<PartitionEnd> {
+        (0..)
+            .zip(ends)
+            .map(|(number, end)| PartitionEnd {
+                partition: TopicPartition::new("t", number),
+                topic_id: Some("id-1".into()),
+                leader_epoch: 3,
+                end: *end,
+            })
+            .collect()
+    }
+
+    fn limits(records: Option<u64>, bytes: u64) -> SourceLimits {
+        SourceLimits {
+            partition_records_max: records,
+            batch_bytes_max: bytes,
+            record_bytes: 100,
+        }
+    }
+
+    fn spans(ranges: &[RangePlan]) -> Vec<(i64, i64)> {
+        ranges.iter().map(|range| (range.from, range.until)).collect()
+    }
+
+    #[test]
+    fn reads_to_the_end_and_leaves_idle_partitions_out() {
+        let (ranges, in_force) =
+            cut("events", &positions(&[5, 7]), &ends(&[9, 7]), &limits(None, 1 << 30)).expect("fits");
+        assert_eq!(spans(&ranges), [(5, 9)]);
+        assert_eq!(in_force.reason, "end");
+        assert_eq!(ranges[0].leader_epoch, 3);
+    }
+
+    #[test]
+    fn the_rate_bounds_each_partition_from_the_first_batch() {
+        let (ranges, in_force) = cut(
+            "events",
+            &positions(&[0, 0]),
+            &ends(&[50, 5]),
+            &limits(Some(10), 1 << 30),
+        )
+        .expect("fits");
+        assert_eq!(spans(&ranges), [(0, 10), (0, 5)]);
+        assert_eq!(in_force.reason, "rate");
+    }
+
+    #[test]
+    fn the_byte_budget_is_shared_by_lag_and_starves_nobody() {
+        let (ranges, in_force) =
+            cut("events", &positions(&[0, 0]), &ends(&[9_000, 1]), &limits(None, 10_000)).expect("fits");
+        assert_eq!(spans(&ranges), [(0, 99), (0, 1)]);
+        assert_eq!(in_force.reason, "bytes");
+    }
+
+    #[test]
+    fn a_log_that_ends_before_our_position_stops() {
+        let stop = cut("events", &positions(&[5]), &ends(&[4]), &limits(None, 1 << 30)).expect_err("stops");
+        assert!(
+            matches!(
+                stop,
+                Stop::WentBack {
+                    end: 4,
+                    position: 5,
+                    ..
+                }
+            ),
+            "{stop}"
+        );
+    }
+
+    #[test]
+    fn x13_a_topic_made_anew_stops() {
+        let mut now = ends(&[9]);
+        now[0].topic_id = Some("id-2".into());
+        let stop = cut("events", &positions(&[5]), &now, &limits(None, 1 << 30)).expect_err("stops");
+        assert!(matches!(stop, Stop::Recreated { .. }), "{stop}");
+    }
+
+    #[test]
+    fn a_partition_that_is_gone_stops() {
+        let stop = cut("events", &positions(&[5, 5]), &ends(&[9]), &limits(None, 1 << 30)).expect_err("stops");
+        assert!(matches!(stop, Stop::Gone { position: 5, .. }), "{stop}");
+    }
+
+    #[test]
+    fn x11_batch_time_increases_when_the_clock_goes_back() {
+        assert_eq!(batch_time(100, None), 100);
+        assert_eq!(batch_time(100, Some(100)), 101);
+        assert_eq!(batch_time(50, Some(100)), 101);
+        assert_eq!(batch_time(200, Some(100)), 200);
+    }
+
+    #[test]
+    fn the_average_follows_and_ignores_empty_batches() {
+        assert_eq!(record_bytes(None, 2_150, 10), Some(215));
+        assert_eq!(record_bytes(Some(215), 0, 0), Some(215));
+        assert_eq!(record_bytes(Some(100), 900, 1), Some(200));
+    }
+}

@@ -17,7 +17,10 @@ pub struct TopicPartition {
 impl TopicPartition {
     /// Names partition `partition` of `topic`.
     pub fn new(topic: impl Into<String>, partition: i32) -> Self {
-        Self { topic: topic.into(), partition }
+        Self {
+            topic: topic.into(),
+            partition,
+        }
     }
 }
 
@@ -83,7 +86,8 @@ impl Positions {
 
     /// Sets one partition's position.
     pub fn set(&mut self, position: PartitionPosition) {
-        self.by_partition.insert((position.source.clone(), position.partition.clone()), position);
+        self.by_partition
+            .insert((position.source.clone(), position.partition.clone()), position);
     }
 
     /// All positions, by source, topic and partition.

@@ -1,1 +1,342 @@
-//! .
+//! What to do at start, and after every unknown outcome: one pure function, one variant per case.
+
+use crate::ledger::LedgerRecord;
+use crate::plan::{BatchId, BatchPlan, SinkIdentity};
+
+/// A plan with the hash of its logged form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggedPlan {
+    /// The plan.
+    pub plan: BatchPlan,
+    /// SHA-256 of the plan as logged, in hexadecimal.
+    pub hash: String,
+}
+
+/// What one sink of the pipeline file says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkFacts {
+    /// Name, kind and target as the pipeline file has them now.
+    pub identity: SinkIdentity,
+    /// True where the sink keeps a ledger.
+    pub exactly_once: bool,
+    /// The newest ledger record.
+    pub ledger: Option<LedgerRecord>,
+}
+
+/// Everything recovery looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The application's uuid, from the checkpoint.
+    pub app_uuid: String,
+    /// The newest plan in the plan log.
+    pub last_plan: Option<LoggedPlan>,
+    /// The newest batch with a commit record.
+    pub settled: Option<BatchId>,
+    /// Sinks as the pipeline file names them, in commit order.
+    pub sinks: Vec<SinkFacts>,
+    /// Hash of what the pipeline file computes now.
+    pub pipeline_hash: String,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recovery {
+    /// Nothing was ever planned: resolve first positions, log plan 0.
+    Fresh,
+    /// The last plan is settled: go on after it. `births` are sinks without a ledger yet.
+    Continue {
+        /// The last plan.
+        last: LoggedPlan,
+        /// Sinks to be born before the next plan names them.
+        births: Vec<String>,
+    },
+    /// The last plan is not settled: run it for the sinks that lack it, then write its commit record.
+    Finish {
+        /// The plan, to be run unchanged.
+        plan: LoggedPlan,
+        /// Sinks that lack it, in commit order. Empty: only the commit record is missing.
+        missing: Vec<String>,
+        /// True where the plan log lacks the plan and a sink's ledger gave it: the checkpoint is older than the sink.
+        from_ledger: bool,
+    },
+}
+
+/// Why the pipeline may not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// X8.
+    #[error(
+        "sink {sink} belongs to another application of the same name: its uuid is {theirs}, this checkpoint's is {ours}. If \
+         the checkpoint was lost or moved, point `checkpoint` to it again; else choose another name"
+    )]
+    Foreign {
+        /// The sink.
+        sink: String,
+        /// The uuid in the sink.
+        theirs: String,
+        /// The uuid in the checkpoint.
+        ours: String,
+    },
+    /// X9: the plan log names the sink, but the sink remembers nothing.
+    #[error(
+        "sink {sink} was written up to batch {batch}, but holds no ledger now ({target}): it was emptied or is another \
+         place. Restore it, or give the sink a new name to begin it anew"
+    )]
+    LedgerMissing {
+        /// The sink.
+        sink: String,
+        /// The last batch planned for it.
+        batch: BatchId,
+        /// Where the sink points.
+        target: String,
+    },
+    /// X9.
+    #[error(
+        "sink {sink} pointed to {was}, now it points to {now}: its ledger stays behind. Point it back, or give the sink a \
+         new name to begin it anew"
+    )]
+    TargetChanged {
+        /// The sink.
+        sink: String,
+        /// The target in the last plan.
+        was: String,
+        /// The target in the pipeline file.
+        now: String,
+    },
+    /// X9.
+    #[error(
+        "sink {sink} is no longer in the file, but batch {batch} is not settled in it. Put it back until one run ended well"
+    )]
+    GoneUnsettled {
+        /// The sink.
+        sink: String,
+        /// The unsettled batch.
+        batch: BatchId,
+    },
+    /// X10: a backup was restored.
+    #[error(
+        "sink {sink} stands at batch {ledger}, but the checkpoint saw batch {settled} committed in it: an older copy of the \
+         sink was restored. Going on would leave its rows out"
+    )]
+    SinkBehind {
+        /// The sink.
+        sink: String,
+        /// The newest batch in the sink's ledger.
+        ledger: BatchId,
+        /// The newest batch settled.
+        settled: BatchId,
+    },
+    /// X7.
+    #[error("sink {sink} holds another plan of batch {batch} (hash {theirs}) than the plan log (hash {ours})")]
+    Diverged {
+        /// The sink.
+        sink: String,
+        /// The batch.
+        batch: BatchId,
+        /// The hash in the sink.
+        theirs: String,
+        /// The hash in the plan log.
+        ours: String,
+    },
+    /// Sinks may differ by one batch only.
+    #[error(
+        "sink {sink} stands at batch {ledger}, another sink at batch {newest}: more than one apart, a ledger was changed from outside"
+    )]
+    Apart {
+        /// The sink.
+        sink: String,
+        /// The newest batch in its ledger.
+        ledger: BatchId,
+        /// The newest batch anywhere.
+        newest: BatchId,
+    },
+    /// The queries changed while a batch is unsettled.
+    #[error(
+        "the queries were changed while batch {batch} is not settled. Run the old file once with --until-caught-up, then change it"
+    )]
+    ChangedUnsettled {
+        /// The unsettled batch.
+        batch: BatchId,
+    },
+    /// The checkpoint contradicts itself.
+    #[error("the checkpoint is damaged: batch {settled} has a commit record, but the newest plan is {plan}")]
+    Damaged {
+        /// The newest batch with a commit record.
+        settled: BatchId,
+        /// The newest plan, in words.
+        plan: String,
+    },
+}
+
+impl Refusal {
+    /// True where data would be lost (exit 4), false where the configuration is at fault (exit 2).
+    pub fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::SinkBehind { .. } | Self::Apart { .. } | Self::Diverged { .. } | Self::LedgerMissing { .. }
+        )
+    }
+}
+
+/// Decides from what was read, touching nothing.
+///
+/// # Errors
+/// [`Refusal`] where going on could lose or double rows.
+pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
+    for sink in &facts.sinks {
+        if let Some(record) = &sink.ledger
+            && record.app_uuid != facts.app_uuid
+        {
+            return Err(Refusal::Foreign {
+                sink: sink.identity.name.clone(),
+                theirs: record.app_uuid.clone(),
+                ours: facts.app_uuid.clone(),
+            });
+        }
+    }
+    let Some((last, from_ledger)) = newest_plan(facts)? else {
+        return match facts.settled {
+            Some(settled) => Err(Refusal::Damaged {
+                settled,
+                plan: "missing".to_owned(),
+            }),
+            None => Ok(Recovery::Fresh),
+        };
+    };
+    if let Some(settled) = facts.settled
+        && settled > last.plan.batch_id
+    {
+        return Err(Refusal::Damaged {
+            settled,
+            plan: last.plan.batch_id.to_string(),
+        });
+    }
+    let batch = last.plan.batch_id;
+    let settled = facts.settled == Some(batch);
+    let mut births = Vec::new();
+    let mut missing = Vec::new();
+    for sink in &facts.sinks {
+        match standing(sink, &last, facts.settled)? {
+            Standing::Unborn => births.push(sink.identity.name.clone()),
+            Standing::Holds => {}
+            Standing::Lacks => missing.push(sink.identity.name.clone()),
+        }
+    }
+    if settled {
+        return Ok(Recovery::Continue { last, births });
+    }
+    for planned in &last.plan.sinks {
+        if !facts.sinks.iter().any(|sink| sink.identity.name == planned.name) {
+            return Err(Refusal::GoneUnsettled {
+                sink: planned.name.clone(),
+                batch,
+            });
+        }
+    }
+    if !missing.is_empty() && last.plan.pipeline_hash != facts.pipeline_hash {
+        return Err(Refusal::ChangedUnsettled { batch });
+    }
+    Ok(Recovery::Finish {
+        plan: last,
+        missing,
+        from_ledger,
+    })
+}
+
+/// The newest plan of plan log and ledgers: an old checkpoint next to a newer sink takes the plan from the ledger (X7).
+fn newest_plan(facts: &Facts) -> Result<Option<(LoggedPlan, bool)>, Refusal> {
+    let mut newest = facts.last_plan.clone().map(|plan| (plan, false));
+    for sink in &facts.sinks {
+        let Some(record) = &sink.ledger else { continue };
+        match &newest {
+            Some((plan, _)) if plan.plan.batch_id > record.batch_id => {}
+            Some((plan, _)) if plan.plan.batch_id == record.batch_id => {
+                if plan.hash != record.plan_hash {
+                    return Err(Refusal::Diverged {
+                        sink: sink.identity.name.clone(),
+                        batch: record.batch_id,
+                        theirs: record.plan_hash.clone(),
+                        ours: plan.hash.clone(),
+                    });
+                }
+            }
+            _ => {
+                newest = Some((
+                    LoggedPlan {
+                        plan: record.plan.clone(),
+                        hash: record.plan_hash.clone(),
+                    },
+                    true,
+                ))
+            }
+        }
+    }
+    Ok(newest)
+}
+
+enum Standing {
+    Unborn,
+    Holds,
+    Lacks,
+}
+
+fn standing(sink: &SinkFacts, last: &LoggedPlan, settled: Option<BatchId>) -> Result<Standing, Refusal> {
+    let name = &sink.identity.name;
+    let batch = last.plan.batch_id;
+    let planned = last.plan.sinks.iter().find(|planned| planned.name == *name);
+    if let Some(planned) = planned
+        && sink.exactly_once
+        && (planned.target != sink.identity.target || planned.kind != sink.identity.kind)
+    {
+        return Err(Refusal::TargetChanged {
+            sink: name.clone(),
+            was: format!("{} {}", planned.kind, planned.target),
+            now: format!("{} {}", sink.identity.kind, sink.identity.target),
+        });
+    }
+    if !sink.exactly_once {
+        return Ok(if planned.is_some() && settled != Some(batch) {
+            Standing::Lacks
+        } else {
+            Standing::Holds
+        });
+    }
+    let Some(record) = &sink.ledger else {
+        // Plan 0 reads nothing and is logged before the sinks are born.
+        return match planned {
+            Some(_) if batch > 0 => Err(Refusal::LedgerMissing {
+                sink: name.clone(),
+                batch,
+                target: sink.identity.target.clone(),
+            }),
+            Some(_) if settled == Some(batch) => Ok(Standing::Unborn),
+            Some(_) => Ok(Standing::Lacks),
+            None => Ok(Standing::Unborn),
+        };
+    };
+    if let Some(settled) = settled
+        && record.batch_id < settled
+        && planned.is_some()
+    {
+        return Err(Refusal::SinkBehind {
+            sink: name.clone(),
+            ledger: record.batch_id,
+            settled,
+        });
+    }
+    if record.batch_id == batch {
+        return Ok(Standing::Holds);
+    }
+    if planned.is_some() && record.batch_id + 1 < batch {
+        return Err(Refusal::Apart {
+            sink: name.clone(),
+            ledger: record.batch_id,
+            newest: batch,
+        });
+    }
+    Ok(if planned.is_some() {
+        Standing::Lacks
+    } else {
+        Standing::Unborn
+    })
+}
