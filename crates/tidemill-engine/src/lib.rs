@@ -2,7 +2,11 @@
 //!
 //! Knows no Kafka and no database. See `docs/architecture.md`.
 
+pub mod checkpoint;
 pub mod error;
+pub mod failpoint;
 pub mod format;
 pub mod sink;
 pub mod source;
+pub mod store;
+pub mod time;

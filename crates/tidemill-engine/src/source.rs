@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::{BinaryViewArray, Int64Array, ListArray, TimestampMillisecondArray};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use tidemill_core::position::TopicPartition;
 use tidemill_core::plan::RangePlan;
+use tidemill_core::position::TopicPartition;
 
 use crate::error::Result;
 
@@ -60,7 +60,10 @@ pub struct RawRows {
 /// The item field of [`RawRows::headers`].
 pub fn header_field() -> Arc<arrow::datatypes::Field> {
     use arrow::datatypes::{DataType, Field, Fields};
-    let fields = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Binary, true)]);
+    let fields = Fields::from(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("value", DataType::Binary, true),
+    ]);
     Arc::new(Field::new("item", DataType::Struct(fields), false))
 }
 

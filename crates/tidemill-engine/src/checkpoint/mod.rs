@@ -1,0 +1,424 @@
+//! The checkpoint: who the application is, which drivers there were, what was planned, what was committed.
+//!
+//! Limits: a plan and a commit record hold tens of kilobytes at most; beyond [`ENTRIES_KEPT`] settled batches they are
+//! folded into a snapshot and removed (X5).
+
+pub mod record;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
+use tidemill_core::recover::LoggedPlan;
+
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::store::{Put, Store};
+use record::Record;
+
+/// Settled batches whose plan and commit record are kept; folded when there are twice as many.
+pub const ENTRIES_KEPT: u64 = 500;
+
+/// `app.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRecord {
+    /// The application's name.
+    pub app: String,
+    /// Drawn once.
+    pub app_uuid: String,
+    /// When, in milliseconds since 1970 UTC.
+    pub created_ms: i64,
+}
+
+/// `epochs/<epoch>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The number.
+    pub epoch: Epoch,
+    /// The incarnation that took it.
+    pub incarnation: String,
+    /// When, in milliseconds since 1970 UTC.
+    pub claimed_ms: i64,
+}
+
+/// What one sink committed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkCommit {
+    /// Rows made visible.
+    pub rows: u64,
+    /// Files made visible.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// Records read for this sink.
+    pub records_in: u64,
+    /// Bad records left out.
+    pub skipped: u64,
+    /// Bytes of keys and values read.
+    pub bytes: u64,
+    /// True where a recovery found the batch in the sink's ledger already.
+    #[serde(default)]
+    pub found: bool,
+    /// Milliseconds from the job's begin to its end.
+    #[serde(default)]
+    pub millis: u64,
+}
+
+/// `commits/<batch>.json`: written after the sinks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The batch.
+    pub batch_id: BatchId,
+    /// The driver that wrote it.
+    pub epoch: Epoch,
+    /// Per sink.
+    pub sinks: BTreeMap<String, SinkCommit>,
+    /// Moving averages of bytes per record, per source.
+    #[serde(default)]
+    pub record_bytes: BTreeMap<String, u64>,
+    /// When, in milliseconds since 1970 UTC.
+    pub committed_ms: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Snapshot {
+    plan: BatchPlan,
+    plan_hash: String,
+    commit: CommitRecord,
+}
+
+/// What the checkpoint holds, read without touching anything.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Who it belongs to; `None` where there is no checkpoint yet.
+    pub app: Option<AppRecord>,
+    /// The highest epoch.
+    pub epoch: Epoch,
+    /// The newest plan.
+    pub last_plan: Option<LoggedPlan>,
+    /// The newest commit record.
+    pub last_commit: Option<CommitRecord>,
+}
+
+/// The checkpoint in a store.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    store: Arc<dyn Store>,
+}
+
+fn name(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:020}.json")
+}
+
+fn numbers(names: &[String]) -> impl Iterator<Item = u64> {
+    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok())
+}
+
+impl Checkpoint {
+    /// The checkpoint in `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Where it is, for messages.
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+
+    /// Reads what recovery needs.
+    ///
+    /// # Errors
+    /// `Config` where a record is damaged, or other records are there without `app.json`.
+    pub async fn read(&self) -> Result<Contents> {
+        let app = self
+            .get::<AppRecord>("app", "app.json")
+            .await?
+            .map(|record| record.body);
+        let snapshot = self.newest_snapshot().await?;
+        let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.plan.batch_id);
+        let last_plan = self.newest::<BatchPlan>("plan", "plans", floor).await?;
+        let last_commit = self.newest::<CommitRecord>("commit", "commits", floor).await?;
+        if app.is_none() && (last_plan.is_some() || last_commit.is_some() || snapshot.is_some()) {
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "checkpoint {} has plans but no app.json: it is damaged. Restore it from a copy",
+                    self.location()
+                ),
+            ));
+        }
+        let last_plan = last_plan.map(|record| LoggedPlan {
+            plan: record.body,
+            hash: record.hash,
+        });
+        let (snapshot_plan, snapshot_commit) = snapshot.map_or((None, None), |snapshot| {
+            (
+                Some(LoggedPlan {
+                    plan: snapshot.plan,
+                    hash: snapshot.plan_hash,
+                }),
+                Some(snapshot.commit),
+            )
+        });
+        Ok(Contents {
+            app,
+            epoch: self.newest_epoch().await?,
+            last_plan: last_plan.or(snapshot_plan),
+            last_commit: last_commit.map(|record| record.body).or(snapshot_commit),
+        })
+    }
+
+    /// Writes `app.json` of a new application; an existing one is returned instead.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub async fn create(&self, app: AppRecord) -> Result<AppRecord> {
+        self.put("app", "app.json", &app).await?;
+        let back = self.get::<AppRecord>("app", "app.json").await?;
+        back.map(|record| record.body)
+            .ok_or_else(|| Error::new(Kind::Refused, "app.json vanished after it was written"))
+    }
+
+    /// The highest epoch claimed, 0 where there is none. The listing is a hint: names beyond it are tried until absent.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub async fn newest_epoch(&self) -> Result<Epoch> {
+        let names = self.store.list("epochs").await?;
+        let mut newest = numbers(&names).max().unwrap_or(0);
+        while self.store.read(&name("epochs", newest + 1)).await?.is_some() {
+            newest += 1;
+        }
+        Ok(newest)
+    }
+
+    /// Claims an epoch above `above` (X6). Loses the race for a number to another driver by taking the next.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub async fn claim_epoch(&self, above: Epoch, incarnation: &str, now_ms: i64) -> Result<Epoch> {
+        let mut epoch = above + 1;
+        loop {
+            failpoint::pass("epoch.before-claim");
+            let body = EpochRecord {
+                epoch,
+                incarnation: incarnation.to_owned(),
+                claimed_ms: now_ms,
+            };
+            if self.put("epoch", &name("epochs", epoch), &body).await? {
+                failpoint::pass("epoch.after-claim");
+                break;
+            }
+            epoch += 1;
+        }
+        for old in numbers(&self.store.list("epochs").await?).filter(|old| *old < epoch) {
+            self.store.delete(&name("epochs", old)).await?;
+        }
+        Ok(epoch)
+    }
+
+    /// Fails with `Fenced` where a newer epoch than `own` was claimed (X4).
+    ///
+    /// # Errors
+    /// `Fenced`, or where it can't be read.
+    pub async fn look_for_newer(&self, own: Epoch) -> Result<()> {
+        let newest = self.newest_epoch().await?;
+        if newest > own {
+            return Err(Error::new(
+                Kind::Fenced,
+                format!("fenced: epoch {newest} took over from this instance (epoch {own}); it wrote nothing more"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Logs a plan before anything of it is read; returns its hash.
+    ///
+    /// # Errors
+    /// `Fenced` where another driver logged a plan under this id (X1).
+    pub async fn log_plan(&self, plan: &BatchPlan) -> Result<String> {
+        failpoint::pass("plan.before-log");
+        let path = name("plans", plan.batch_id);
+        if !self.put("plan", &path, plan).await? {
+            let theirs = self
+                .get::<BatchPlan>("plan", &path)
+                .await?
+                .map(|record| record.body.epoch);
+            return Err(Error::new(
+                Kind::Fenced,
+                format!(
+                    "fenced: batch {} was planned by epoch {} already; this instance (epoch {}) wrote nothing more",
+                    plan.batch_id,
+                    theirs.map_or("unknown".to_owned(), |epoch| epoch.to_string()),
+                    plan.epoch
+                ),
+            ));
+        }
+        failpoint::pass("plan.after-log");
+        let (_, hash) = record::encode("plan", "", plan)?;
+        Ok(hash)
+    }
+
+    /// Writes a commit record; one that is there already is left as it is.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub async fn log_commit(&self, commit: &CommitRecord) -> Result<()> {
+        failpoint::pass("commit-log.before");
+        self.put("commit", &name("commits", commit.batch_id), commit).await?;
+        failpoint::pass("commit-log.after");
+        Ok(())
+    }
+
+    /// One plan by its id.
+    ///
+    /// # Errors
+    /// Where it is damaged.
+    pub async fn plan(&self, batch: BatchId) -> Result<Option<LoggedPlan>> {
+        let record = self.get::<BatchPlan>("plan", &name("plans", batch)).await?;
+        Ok(record.map(|record| LoggedPlan {
+            plan: record.body,
+            hash: record.hash,
+        }))
+    }
+
+    /// One commit record by its batch.
+    ///
+    /// # Errors
+    /// Where it is damaged.
+    pub async fn commit(&self, batch: BatchId) -> Result<Option<CommitRecord>> {
+        Ok(self
+            .get::<CommitRecord>("commit", &name("commits", batch))
+            .await?
+            .map(|record| record.body))
+    }
+
+    /// The ids in the plan log, oldest first.
+    ///
+    /// # Errors
+    /// Where it can't be listed.
+    pub async fn planned(&self) -> Result<Vec<BatchId>> {
+        Ok(numbers(&self.store.list("plans").await?).collect())
+    }
+
+    /// The newest snapshot's batch, 0 where there is none.
+    ///
+    /// # Errors
+    /// Where it is damaged.
+    pub async fn snapshot_batch(&self) -> Result<BatchId> {
+        Ok(self
+            .newest_snapshot()
+            .await?
+            .map_or(0, |snapshot| snapshot.plan.batch_id))
+    }
+
+    /// Folds plans and commit records up to the settled batch of `commit` into a snapshot and removes them (X5).
+    ///
+    /// # Errors
+    /// Where a record can't be written or removed.
+    pub async fn fold(&self, plan: &LoggedPlan, commit: &CommitRecord) -> Result<()> {
+        let body = Snapshot {
+            plan: plan.plan.clone(),
+            plan_hash: plan.hash.clone(),
+            commit: commit.clone(),
+        };
+        let batch = commit.batch_id;
+        self.put("snapshot", &name("snapshots", batch), &body).await?;
+        for folder in ["plans", "commits"] {
+            for old in numbers(&self.store.list(folder).await?).filter(|old| *old + ENTRIES_KEPT <= batch) {
+                self.store.delete(&name(folder, old)).await?;
+            }
+        }
+        for old in numbers(&self.store.list("snapshots").await?).filter(|old| *old < batch) {
+            self.store.delete(&name("snapshots", old)).await?;
+        }
+        Ok(())
+    }
+
+    async fn newest_snapshot(&self) -> Result<Option<Snapshot>> {
+        let Some(newest) = numbers(&self.store.list("snapshots").await?).max() else {
+            return Ok(None);
+        };
+        Ok(self
+            .get::<Snapshot>("snapshot", &name("snapshots", newest))
+            .await?
+            .map(|record| record.body))
+    }
+
+    /// The newest record of a folder above `floor`. The listing is a hint (X2): names after it are tried until absent.
+    async fn newest<T: DeserializeOwned>(&self, kind: &str, folder: &str, floor: u64) -> Result<Option<Record<T>>> {
+        let names = self.store.list(folder).await?;
+        let listed = numbers(&names).max();
+        let mut newest = match listed {
+            Some(listed) if listed >= floor => self.get::<T>(kind, &name(folder, listed)).await?,
+            _ => None,
+        };
+        let mut next = listed.map_or(0, |listed| listed + 1).max(floor);
+        while let Some(record) = self.get::<T>(kind, &name(folder, next)).await? {
+            newest = Some(record);
+            next += 1;
+        }
+        Ok(newest)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, kind: &str, path: &str) -> Result<Option<Record<T>>> {
+        match self.store.read(path).await? {
+            Some(bytes) => record::decode(kind, path, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts a record; true where it is ours (X1: "already exists" is settled by reading the nonce back).
+    async fn put<T: Serialize>(&self, kind: &str, path: &str, body: &T) -> Result<bool> {
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        let (bytes, _) = record::encode(kind, &nonce, body)?;
+        match self.store.put_new(path, bytes).await? {
+            Put::Created => Ok(true),
+            Put::Exists => {
+                let back = self.get::<serde_json::Value>(kind, path).await?;
+                Ok(back.is_some_and(|record| record.nonce == nonce))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::LocalStore;
+
+    fn checkpoint(folder: &tempfile::TempDir) -> Checkpoint {
+        Checkpoint::new(Arc::new(LocalStore::new(folder.path())))
+    }
+
+    #[tokio::test]
+    async fn x4_a_newer_epoch_fences_the_older() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let checkpoint = checkpoint(&folder);
+        let first = checkpoint.claim_epoch(0, "a", 0).await.expect("claims");
+        checkpoint.look_for_newer(first).await.expect("holds the newest");
+        let second = checkpoint.claim_epoch(0, "b", 0).await.expect("claims");
+        assert!(second > first);
+        assert_eq!(
+            checkpoint.look_for_newer(first).await.expect_err("fenced").kind(),
+            Kind::Fenced
+        );
+        checkpoint.look_for_newer(second).await.expect("holds the newest");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_without_its_owner_is_not_taken_for_a_fresh_start() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let checkpoint = checkpoint(&folder);
+        let commit = CommitRecord {
+            batch_id: 3,
+            epoch: 1,
+            sinks: BTreeMap::new(),
+            record_bytes: BTreeMap::new(),
+            committed_ms: 0,
+        };
+        checkpoint.log_commit(&commit).await.expect("logs");
+        assert_eq!(checkpoint.read().await.expect_err("refused").kind(), Kind::Config);
+    }
+}
