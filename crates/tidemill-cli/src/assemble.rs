@@ -125,7 +125,7 @@ pub fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<SourceT
     }
     Ok(Arc::new(SourceTable {
         name: source.name.clone(),
-        source: Arc::new(KafkaSource::new(config)),
+        source: Arc::new(KafkaSource::new(config)?),
         format,
         on_bad_record: if source.skip_bad_records { OnBadRecord::Skip } else { OnBadRecord::Stop },
         columns,

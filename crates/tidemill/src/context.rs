@@ -161,8 +161,10 @@ async fn run(
     stopped: watch::Receiver<bool>,
 ) -> Result<Summary> {
     let reduce_slices = std::thread::available_parallelism().map_or(2, usize::from);
-    let tables: Vec<Arc<SourceTable>> =
-        sources.iter().map(|(name, kafka)| Arc::new(table(&settings.app, name, kafka))).collect();
+    let tables = sources
+        .iter()
+        .map(|(name, kafka)| table(&settings.app, name, kafka).map(Arc::new))
+        .collect::<Result<Vec<_>>>()?;
     let catalog = Catalog {
         tables: tables.clone(),
         queries: Vec::new(),
@@ -203,15 +205,15 @@ async fn run(
     driver.run().await
 }
 
-fn table(app: &str, name: &str, kafka: &DirectKafka) -> SourceTable {
+fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
     let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.iter().cloned());
     config.group = Some(kafka.group.clone().unwrap_or_else(|| app.to_owned()));
     config.isolation = if kafka.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
-    SourceTable {
+    Ok(SourceTable {
         name: name.to_owned(),
-        source: Arc::new(KafkaSource::new(config)),
+        source: Arc::new(KafkaSource::new(config)?),
         format: Arc::new(RawFormat),
         on_bad_record: OnBadRecord::Stop,
         columns: RawFormat::schema(),
-    }
+    })
 }
