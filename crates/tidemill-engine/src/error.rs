@@ -15,6 +15,8 @@ pub enum Kind {
     Data,
     /// Look at the sink or its rights: it refused for good. Exit 1.
     Refused,
+    /// A user's closure failed or panicked. Exit 1 after bounded retries.
+    UserCode,
     /// Input was lost, or a sink fell behind its checkpoint. Exit 4.
     Loss,
     /// Report it. Exit 1.
@@ -72,8 +74,12 @@ impl Error {
         let mut text = self.message.clone();
         let mut cause = StdError::source(self);
         while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let one = error.to_string();
+            // Some libraries repeat the cause in their own text.
+            if !text.contains(&one) {
+                text.push_str(": ");
+                text.push_str(&one);
+            }
             cause = error.source();
         }
         text

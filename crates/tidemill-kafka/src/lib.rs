@@ -1,11 +1,17 @@
 //! Everything of Tidemill that speaks Kafka.
 
+mod client_error;
+mod compression;
 mod config;
+pub mod embedded;
 #[cfg(test)]
 mod fake_cluster;
 mod fetch;
+mod murmur2;
+pub mod sink;
 mod source;
 mod wire;
 
+pub use compression::Compression;
 pub use config::{Isolation, KafkaConfig};
 pub use source::KafkaSource;

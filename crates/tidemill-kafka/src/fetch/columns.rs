@@ -38,6 +38,8 @@ pub(crate) struct BatchFrame {
 pub(crate) struct Columns {
     from: i64,
     until: i64,
+    /// Of keys and values of the records taken.
+    bytes: u64,
     offsets: Vec<i64>,
     timestamps: Option<Vec<i64>>,
     keys: Option<Views>,
@@ -123,6 +125,7 @@ impl Columns {
         Self {
             from,
             until,
+            bytes: 0,
             offsets: Vec::with_capacity(rows),
             timestamps: wanted.timestamp.then(|| Vec::with_capacity(rows)),
             keys: wanted.key.then(|| Views::with_capacity(rows)),
@@ -182,6 +185,7 @@ impl Columns {
             return Some(offset);
         }
         self.offsets.push(offset);
+        self.bytes += key.map_or(0, |(_, length)| length as u64) + value.map_or(0, |(_, length)| length as u64);
         if let Some(timestamps) = &mut self.timestamps {
             timestamps.push(
                 frame
@@ -232,6 +236,7 @@ impl Columns {
             timestamps: self.timestamps.map(TimestampMillisecondArray::from),
             headers: self.headers.map(Headers::finish).transpose()?,
             position,
+            bytes: self.bytes,
         })
     }
 }
