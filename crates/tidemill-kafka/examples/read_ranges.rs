@@ -12,6 +12,8 @@ use tidemill_kafka::{KafkaConfig, KafkaSource};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+const ENDS_CALLS: u32 = 200;
+
 #[derive(Default)]
 struct Sum {
     rows: u64,
@@ -86,6 +88,12 @@ async fn main() -> Result<(), Failure> {
         "{wall:?} wall, {cpu:?} CPU, {per_row} ns CPU per row, peak {} MB",
         peak_memory_mb()
     )?;
+    let (started, cpu) = (Instant::now(), cpu_time());
+    for _ in 0..ENDS_CALLS {
+        source.ends(false).await?;
+    }
+    let (wall, cpu) = (started.elapsed() / ENDS_CALLS, (cpu_time() - cpu) / ENDS_CALLS);
+    writeln!(out, "end offsets: {wall:?} wall, {cpu:?} CPU per call")?;
     let positions: Vec<_> = ranges
         .iter()
         .map(|range| (range.partition.clone(), range.until))
