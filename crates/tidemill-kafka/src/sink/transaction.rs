@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::KafkaSinkConfig;
 use super::messages::Messages;
-use super::observer::Observer;
-use crate::client_error::client_error;
+use super::observer::{FailedDelivery, Observer};
+use crate::client_error::{client_error, kind_of};
 
 /// How many encoded buffers wait for the producer at most.
 const QUEUED_BUFFERS_MAX: usize = 4;
@@ -27,6 +27,8 @@ const QUEUED_BUFFERS_MAX: usize = 4;
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a full producer is served before it is tried again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long the cause is waited for when its consequences are known.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// How often a wait is named in the log.
 const NAME_WAIT_EVERY: Duration = Duration::from_secs(10);
 
@@ -335,13 +337,7 @@ impl Thread {
     fn check_deliveries(&self) -> Result<()> {
         match self.producer.context().first_failure() {
             None => Ok(()),
-            Some(failed) => {
-                let what = format!(
-                    "writing a record of {} bytes to {}/{}",
-                    failed.bytes, failed.topic, failed.partition
-                );
-                Err(self.error(&what, failed.error))
-            }
+            Some(failed) => Err(self.error("writing", failed.error)),
         }
     }
 
@@ -371,27 +367,40 @@ impl Thread {
         )
     }
 
-    /// The error of `what`, with the fatal error behind it where there is one.
+    /// The error of `what`: the failed delivery or fatal error behind it, where there is one.
     fn error(&self, what: &str, error: KafkaError) -> Error {
         // The coordinator ends a transaction that is too old by raising the epoch: to the producer that looks like a fence.
         if self.timed_out() {
             return self.too_slow(what);
         }
-        serve(&self.producer);
         let what = format!("sink {}: {what}", self.target.sink);
-        if let Some(failed) = self.producer.context().first_failure()
-            && !what.contains(&failed.topic)
-        {
+        let failed = self.failed_delivery();
+        if let Some(failed) = failed.as_ref().filter(|failed| !failed.is_consequence()) {
             let what = format!(
                 "{what}: a record of {} bytes for {}/{}",
                 failed.bytes, failed.topic, failed.partition
             );
-            return client_error(what, failed.error);
+            return client_error(what, failed.error.clone());
         }
         if let Some((code, reason)) = self.producer.client().fatal_error() {
-            return Error::new(crate::client_error::kind_of(code), format!("{what}: {reason}"));
+            return Error::new(kind_of(code), format!("{what}: {reason}"));
         }
         client_error(what, error)
+    }
+
+    /// The first record that failed, by its own fault where the report of that one comes soon: those of records that
+    /// were thrown away because of it may come before.
+    fn failed_delivery(&self) -> Option<FailedDelivery> {
+        let deadline = Instant::now() + CAUSE_WAIT;
+        loop {
+            serve(&self.producer);
+            let failed = self.producer.context().first_failure()?;
+            if !failed.is_consequence() || self.producer.client().fatal_error().is_some() || Instant::now() >= deadline
+            {
+                return Some(failed);
+            }
+            self.producer.poll(FULL_WAIT);
+        }
     }
 
     fn bug(&self, what: &str) -> Error {
