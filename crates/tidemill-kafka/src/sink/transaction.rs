@@ -415,3 +415,100 @@ fn serve(producer: &BaseProducer<Observer>) {
         producer.poll(Duration::ZERO);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use tidemill_core::plan::{BatchPlan, LimitsInForce};
+    use tidemill_core::position::Positions;
+
+    use super::*;
+
+    fn record(batch_id: u64) -> LedgerRecord {
+        let plan = BatchPlan {
+            app: "app".to_owned(),
+            app_uuid: "uuid".to_owned(),
+            epoch: 1,
+            incarnation: "one".to_owned(),
+            batch_id,
+            batch_time_ms: 0,
+            seed: 0,
+            reduce_slices: 1,
+            before: Positions::default(),
+            ranges: Vec::new(),
+            sinks: Vec::new(),
+            limits: LimitsInForce::default(),
+            pipeline_hash: String::new(),
+        };
+        LedgerRecord {
+            app: "app".to_owned(),
+            app_uuid: "uuid".to_owned(),
+            sink: "out".to_owned(),
+            batch_id,
+            birth: false,
+            epoch: 1,
+            incarnation: "one".to_owned(),
+            plan_hash: String::new(),
+            plan,
+            positions: Positions::default(),
+            rows: 0,
+        }
+    }
+
+    fn start() -> (MockCluster<'static, DefaultProducerContext>, Transactions) {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["t", "tidemill-ledger-app"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let config = KafkaSinkConfig::new(cluster.bootstrap_servers(), "t");
+        let target = Target {
+            sink: "out".to_owned(),
+            topic: "t".to_owned(),
+            ledger_topic: "tidemill-ledger-app".to_owned(),
+            transactional_id: "tidemill-app-out".to_owned(),
+        };
+        let producer = Transactions::start(&config, target, Duration::from_secs(60)).unwrap();
+        (cluster, producer)
+    }
+
+    #[tokio::test]
+    async fn x24_a_success_during_which_a_connection_was_lost_spends_the_producer() {
+        let (cluster, producer) = start();
+        assert_eq!(producer.commit(1, record(1)).await.unwrap(), 0);
+        assert!(!producer.is_spent(), "a plain success leaves it fit");
+        // The broker closes the connection instead of answering; the client asks again by itself and succeeds.
+        cluster.request_errors(RDKafkaApiKey::EndTxn, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT]);
+        producer.commit(2, record(2)).await.unwrap();
+        assert!(producer.is_spent());
+        let error = producer.commit(3, record(3)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn x22_a_fence_at_the_end_of_a_transaction_is_told_as_one() {
+        let (cluster, producer) = start();
+        cluster.request_errors(
+            RDKafkaApiKey::EndTxn,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED],
+        );
+        let error = producer.commit(1, record(1)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Fenced, "{}", error.chain());
+        assert!(producer.is_spent());
+        let again = producer.commit(2, record(2)).await.unwrap_err();
+        assert_eq!(again.kind(), Kind::Fenced, "the first failure stands");
+    }
+
+    #[tokio::test]
+    async fn rows_without_the_right_to_write_are_refused() {
+        let (cluster, producer) = start();
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 5],
+        );
+        let error = producer.commit(1, record(1)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
+        assert!(error.chain().contains("tidemill-ledger-app/0"), "{}", error.chain());
+    }
+}
