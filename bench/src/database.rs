@@ -43,7 +43,10 @@ impl Database {
     /// # Errors
     /// Where the server doesn't answer or refuses.
     pub fn make(url: &str, name: &str) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let admin = connect(&runtime, url)
             .context("no PostgreSQL at the given URL; start one: eval \"$(scripts/servers start)\"")?;
         let name = name.replace('-', "_");
@@ -52,7 +55,12 @@ impl Database {
             admin.batch_execute(&format!("CREATE DATABASE {name}")).await?;
             admin.batch_execute("CHECKPOINT").await
         })?;
-        Ok(Self { runtime, admin, name, url })
+        Ok(Self {
+            runtime,
+            admin,
+            name,
+            url,
+        })
     }
 
     /// The database's URL.
@@ -65,7 +73,10 @@ impl Database {
     /// # Errors
     /// The server's.
     pub fn version(&self) -> Result<String> {
-        Ok(self.runtime.block_on(self.admin.query_one("SHOW server_version", &[]))?.get(0))
+        Ok(self
+            .runtime
+            .block_on(self.admin.query_one("SHOW server_version", &[]))?
+            .get(0))
     }
 
     /// Drops the database.
@@ -107,7 +118,10 @@ impl Database {
     pub fn copy(&self, transactions: &[u64]) -> Result<Copied> {
         let client = connect(&self.runtime, &self.url)?;
         self.runtime.block_on(client.batch_execute(TABLE))?;
-        let mut copied = Copied { time: Duration::ZERO, cpu: Duration::ZERO };
+        let mut copied = Copied {
+            time: Duration::ZERO,
+            cpu: Duration::ZERO,
+        };
         let mut next = 0;
         for rows in transactions {
             let chunks = encoded(next, *rows)?;
@@ -149,7 +163,10 @@ fn connect(runtime: &Runtime, url: &str) -> Result<Client> {
 /// The URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> Result<String> {
     let (base, query) = url.split_once('?').map_or((url, ""), |(base, query)| (base, query));
-    let Some((scheme, rest)) = base.split_once("://").filter(|(scheme, _)| scheme.starts_with("postgres")) else {
+    let Some((scheme, rest)) = base
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.starts_with("postgres"))
+    else {
         bail!("the URL of PostgreSQL must begin with postgres://");
     };
     let server = rest.split('/').next().unwrap_or_default();
@@ -180,7 +197,13 @@ fn encoded(from: u64, rows: u64) -> Result<Vec<Bytes>> {
 
 fn put_row(out: &mut BytesMut, event: &AdEvent<'_>) {
     out.put_i16(7);
-    for text in [event.user_id, event.page_id, event.ad_id, event.ad_type, event.event_type] {
+    for text in [
+        event.user_id,
+        event.page_id,
+        event.ad_id,
+        event.ad_type,
+        event.event_type,
+    ] {
         put_text(out, text);
     }
     out.put_i32(8);

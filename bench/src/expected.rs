@@ -65,7 +65,11 @@ impl Sums {
             }
         }
         if self.time_ms != found.time_ms {
-            bail!("wrong: the event times come to {} ms, expected {}", found.time_ms, self.time_ms);
+            bail!(
+                "wrong: the event times come to {} ms, expected {}",
+                found.time_ms,
+                self.time_ms
+            );
         }
         Ok(())
     }
@@ -111,7 +115,11 @@ impl Expected {
                 .collect(),
             time_ms,
         };
-        Self { all: sums(|counts| counts.0, time_ms), views: sums(|counts| counts.1, views_time_ms), value_bytes }
+        Self {
+            all: sums(|counts| counts.0, time_ms),
+            views: sums(|counts| counts.1, views_time_ms),
+            value_bytes,
+        }
     }
 }
 
@@ -130,7 +138,11 @@ mod tests {
             ad_events().write_value(n, &mut value);
             bytes += value.len() as u64;
             let event: AdEvent<'_> = serde_json::from_slice(&value).unwrap();
-            let sums = if event.event_type == "view" { vec![&mut all, &mut views] } else { vec![&mut all] };
+            let sums = if event.event_type == "view" {
+                vec![&mut all, &mut views]
+            } else {
+                vec![&mut all]
+            };
             for sums in sums {
                 sums.records += 1;
                 *sums.by_ad.entry(event.ad_id.to_owned()).or_default() += 1;
@@ -148,7 +160,13 @@ mod tests {
         let right = Expected::of(100).all;
         let mut wrong = right.clone();
         wrong.records = 99;
-        assert!(right.compare(&wrong).unwrap_err().to_string().contains("expected 100 records, found 99"));
+        assert!(
+            right
+                .compare(&wrong)
+                .unwrap_err()
+                .to_string()
+                .contains("expected 100 records, found 99")
+        );
         let mut wrong = right.clone();
         let (ad, _) = wrong.by_ad.pop_last().unwrap();
         assert!(right.compare(&wrong).unwrap_err().to_string().contains(&ad));

@@ -34,7 +34,10 @@ pub fn committed(out: &Path) -> Result<Vec<DataFile>> {
     let entries = std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if stem.len() != 20 || !stem.bytes().all(|digit| digit.is_ascii_digit()) {
             continue;
         }
@@ -43,7 +46,10 @@ pub fn committed(out: &Path) -> Result<Vec<DataFile>> {
         for file in manifest["files"].as_array().with_context(what)? {
             let relative = file["path"].as_str().with_context(what)?;
             let rows = file["rows"].as_u64().with_context(what)?;
-            files.push(DataFile { path: out.join(relative), rows });
+            files.push(DataFile {
+                path: out.join(relative),
+                rows,
+            });
         }
     }
     Ok(files)
@@ -85,7 +91,10 @@ pub fn parquet_sums(files: &[DataFile]) -> Result<Sums> {
     for file in files {
         let what = || format!("read {}", file.path.display());
         let opened = File::open(&file.path).with_context(what)?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(opened).with_context(what)?.build().with_context(what)?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(opened)
+            .with_context(what)?
+            .build()
+            .with_context(what)?;
         let before = sums.records;
         for batch in reader {
             add(&mut sums, &batch.with_context(what)?).with_context(what)?;
@@ -104,7 +113,10 @@ fn add(sums: &mut Sums, batch: &RecordBatch) -> Result<()> {
             bail!("wrong: {} NULLs in {}", column.null_count(), field.name());
         }
     }
-    let ads = cast(batch.column_by_name("ad_id").context("no column ad_id")?, &DataType::Utf8)?;
+    let ads = cast(
+        batch.column_by_name("ad_id").context("no column ad_id")?,
+        &DataType::Utf8,
+    )?;
     for ad in ads.as_string::<i32>().iter().flatten() {
         match sums.by_ad.get_mut(ad) {
             Some(count) => *count += 1,
@@ -113,8 +125,16 @@ fn add(sums: &mut Sums, batch: &RecordBatch) -> Result<()> {
             }
         }
     }
-    let times = cast(batch.column_by_name("event_time").context("no column event_time")?, &DataType::Int64)?;
-    sums.time_ms += times.as_primitive::<Int64Type>().values().iter().map(|time| i128::from(*time)).sum::<i128>();
+    let times = cast(
+        batch.column_by_name("event_time").context("no column event_time")?,
+        &DataType::Int64,
+    )?;
+    sums.time_ms += times
+        .as_primitive::<Int64Type>()
+        .values()
+        .iter()
+        .map(|time| i128::from(*time))
+        .sum::<i128>();
     sums.records += batch.num_rows() as u64;
     Ok(())
 }
@@ -122,7 +142,11 @@ fn add(sums: &mut Sums, batch: &RecordBatch) -> Result<()> {
 impl DataFile {
     fn holds(&self, rows: u64) -> Result<()> {
         if rows != self.rows {
-            bail!("wrong: {} holds {rows} rows, its manifest says {}", self.path.display(), self.rows);
+            bail!(
+                "wrong: {} holds {rows} rows, its manifest says {}",
+                self.path.display(),
+                self.rows
+            );
         }
         Ok(())
     }
@@ -156,7 +180,9 @@ mod tests {
     #[test]
     fn a_manifest_that_does_not_fit_its_file_is_noticed() {
         let out = sink(3);
-        let error = counts_by_ad(&committed(out.path()).unwrap(), "views").unwrap_err().to_string();
+        let error = counts_by_ad(&committed(out.path()).unwrap(), "views")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("holds 2 rows, its manifest says 3"), "{error}");
     }
 }

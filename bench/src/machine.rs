@@ -29,7 +29,10 @@ pub fn versions(binary: &Path) -> Result<Value> {
             output.status
         );
     }
-    let profile = binary.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let profile = binary
+        .parent()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
     Ok(json!({
         "tidemill": tidemill.trim_start_matches("tidemill "),
         "profile": profile,
@@ -56,7 +59,10 @@ fn read(path: &str) -> String {
 fn cpu() -> String {
     let text = read("/proc/cpuinfo");
     let model = text.lines().find(|line| line.starts_with("model name"));
-    model.and_then(|line| line.split_once(':')).map_or("unknown", |(_, name)| name.trim()).to_owned()
+    model
+        .and_then(|line| line.split_once(':'))
+        .map_or("unknown", |(_, name)| name.trim())
+        .to_owned()
 }
 
 /// The class path that `scripts/servers` prints names the version it started.
@@ -67,7 +73,9 @@ fn kafka() -> String {
 
 fn version_in(class_path: &str) -> Option<&str> {
     let (_, rest) = class_path.split_once("/kafka-")?;
-    let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
+    let end = rest
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(rest.len());
     Some(&rest[..end]).filter(|version| !version.is_empty())
 }
 
@@ -85,7 +93,10 @@ mod tests {
     #[test]
     fn a_binary_that_is_missing_or_another_is_named() {
         let error = versions(Path::new("/nowhere/tidemill")).unwrap_err().to_string();
-        assert!(error.contains("/nowhere/tidemill") && error.contains("--bin"), "{error}");
+        assert!(
+            error.contains("/nowhere/tidemill") && error.contains("--bin"),
+            "{error}"
+        );
         let error = versions(Path::new("/bin/true")).unwrap_err().to_string();
         assert!(error.contains("is it the binary tidemill?"), "{error}");
     }

@@ -77,8 +77,21 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Load { records, kafka } => load(records, kafka),
-        Command::Run { row, runs, json, bin, kafka, postgres, dir, seconds } => {
-            let rows = if row.is_empty() { Row::value_variants().to_vec() } else { row };
+        Command::Run {
+            row,
+            runs,
+            json,
+            bin,
+            kafka,
+            postgres,
+            dir,
+            seconds,
+        } => {
+            let rows = if row.is_empty() {
+                Row::value_variants().to_vec()
+            } else {
+                row
+            };
             bench(bin, kafka, postgres, dir, seconds).and_then(|bench| run(&bench, &rows, runs, Output { json }))
         }
     };
@@ -95,8 +108,16 @@ fn load(records: u64, kafka: Option<String>) -> Result<()> {
     let topics = Topics::connect(&broker(kafka)?)?;
     let output = Output { json: false };
     let streams = [
-        (topics::EVENTS, Records::AdEvents(expected::ad_events()), Compression::Lz4),
-        (topics::RAW, Records::RandomBytes(expected::random_bytes()), Compression::None),
+        (
+            topics::EVENTS,
+            Records::AdEvents(expected::ad_events()),
+            Compression::Lz4,
+        ),
+        (
+            topics::RAW,
+            Records::RandomBytes(expected::random_bytes()),
+            Compression::None,
+        ),
     ];
     for (topic, stream, compression) in streams {
         let tenth = (records / 10).max(10_000);
@@ -127,7 +148,13 @@ fn bench(
     let topics = Topics::connect(&broker(kafka)?)?;
     let postgres = postgres.or_else(|| variable("TIDEMILL_TEST_POSTGRES"));
     let folder = dir.unwrap_or_else(std::env::temp_dir);
-    Ok(Bench::new(binary, folder, topics, postgres, Duration::from_secs(seconds)))
+    Ok(Bench::new(
+        binary,
+        folder,
+        topics,
+        postgres,
+        Duration::from_secs(seconds),
+    ))
 }
 
 fn run(bench: &Bench, rows: &[Row], runs: u32, output: Output) -> Result<()> {
@@ -135,8 +162,13 @@ fn run(bench: &Bench, rows: &[Row], runs: u32, output: Output) -> Result<()> {
     for row in rows {
         let mut measured = Vec::new();
         for number in 1..=runs {
-            let name = row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            for run in row.measure(bench).with_context(|| format!("{name}, run {number} of {runs}"))? {
+            let name = row
+                .to_possible_value()
+                .map_or_else(String::new, |value| value.get_name().to_owned());
+            for run in row
+                .measure(bench)
+                .with_context(|| format!("{name}, run {number} of {runs}"))?
+            {
                 output.program(&run.line(number, &versions))?;
                 measured.push(run);
             }

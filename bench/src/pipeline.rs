@@ -56,7 +56,11 @@ impl Pipeline {
             .prefix("tidemill-bench-")
             .tempdir_in(folder)
             .with_context(|| format!("make a folder in {}", folder.display()))?;
-        let name = format!("bench-{row}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "bench-{row}-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let pipeline = Self { folder, name };
         std::fs::write(pipeline.file(), text.toml(&pipeline.name)).context("write the pipeline file")?;
         Ok(pipeline)
@@ -80,7 +84,13 @@ impl Pipeline {
 
 impl Text<'_> {
     fn toml(&self, name: &str) -> String {
-        let Self { brokers, topic, sql, sink, .. } = self;
+        let Self {
+            brokers,
+            topic,
+            sql,
+            sink,
+            ..
+        } = self;
         let interval = self.interval.as_millis();
         let format = match self.format {
             SourceFormat::Raw => "format = \"raw\"".to_owned(),
@@ -126,7 +136,10 @@ mod tests {
         assert_ne!(first.name(), second.name());
         assert_ne!(first.out(), second.out());
         let written = std::fs::read_to_string(first.file()).unwrap();
-        assert!(written.contains("interval = \"1000ms\"") && written.contains("ip_address VARCHAR\""), "{written}");
+        assert!(
+            written.contains("interval = \"1000ms\"") && written.contains("ip_address VARCHAR\""),
+            "{written}"
+        );
         let gone = first.file();
         drop(first);
         assert!(!gone.exists());

@@ -101,10 +101,15 @@ impl Process {
     }
 
     fn spawn(mut command: Command, limit: Duration) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let own_peak = peak_bytes(std::process::id()).unwrap_or(u64::MAX);
         let started = Instant::now();
-        let mut child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
         let pid = child.id();
         let stdout = child.stdout.take().context("standard output is a pipe")?;
         let stderr = child.stderr.take().context("standard error is a pipe")?;
@@ -160,7 +165,12 @@ impl Process {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 bail!("waited {limit:?} in vain for {what}\n{}", tail(&lines.0));
             };
-            lines = self.log.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+            lines = self
+                .log
+                .grown
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -188,9 +198,18 @@ impl Process {
         if usage.peak_bytes <= self.own_peak {
             usage.peak_bytes = self.peak.load(Ordering::Relaxed);
         }
-        let stdout = self.stdout.take().map(JoinHandle::join).transpose().ok().flatten().unwrap_or_default();
+        let stdout = self
+            .stdout
+            .take()
+            .map(JoinHandle::join)
+            .transpose()
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         if let Some(reader) = self.stderr.take() {
-            reader.join().map_err(|_panicked| anyhow::anyhow!("the reader of the log panicked"))?;
+            reader
+                .join()
+                .map_err(|_panicked| anyhow::anyhow!("the reader of the log panicked"))?;
         }
         let log = std::mem::take(&mut self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0);
         if late {
@@ -199,7 +218,12 @@ impl Process {
         if status.code() != Some(0) {
             bail!("ended with {status}\n{}", tail(&log));
         }
-        Ok(Finished { wall, usage, stdout, log })
+        Ok(Finished {
+            wall,
+            usage,
+            stdout,
+            log,
+        })
     }
 
     fn reap(&mut self) -> Result<(ExitStatus, Duration, Usage, bool)> {
@@ -207,7 +231,10 @@ impl Process {
         let (status, usage) = usage::wait(self.pid).context("wait for the process")?;
         let wall = self.started.elapsed();
         self.ended.store(true, Ordering::Relaxed);
-        let late = self.watcher.take().is_some_and(|watcher| watcher.join().unwrap_or(false));
+        let late = self
+            .watcher
+            .take()
+            .is_some_and(|watcher| watcher.join().unwrap_or(false));
         Ok((status, wall, usage, late))
     }
 
@@ -259,7 +286,10 @@ impl Finished {
             skipped += line.number("skipped")?;
         }
         if (read, skipped) != (records, 0.0) {
-            bail!("wrong: {records} records are there, {read} were read and {skipped} skipped\n{}", tail(&self.log));
+            bail!(
+                "wrong: {records} records are there, {read} were read and {skipped} skipped\n{}",
+                tail(&self.log)
+            );
         }
         Ok(())
     }
@@ -293,7 +323,11 @@ fn watch(pid: u32, deadline: Instant, ended: &AtomicBool, peak: &AtomicU64) -> b
 fn peak_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    line.trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 fn read_all(mut stdout: ChildStdout) -> String {
@@ -308,7 +342,11 @@ fn read_lines(stderr: ChildStderr, log: &Log) {
         let at = Instant::now();
         let text = String::from_utf8_lossy(&line).into_owned();
         let value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.push(Line { at, value, text });
+        log.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .push(Line { at, value, text });
         log.grown.notify_all();
     }
     log.lines.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
@@ -347,7 +385,10 @@ mod tests {
 
     #[test]
     fn a_child_that_does_not_end_is_killed_at_the_limit() {
-        let error = shell("exec sleep 60", Duration::from_millis(100)).wait().unwrap_err().to_string();
+        let error = shell("exec sleep 60", Duration::from_millis(100))
+            .wait()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("without an end"), "{error}");
     }
 
@@ -355,11 +396,19 @@ mod tests {
     fn the_peak_is_the_childs_own_however_large_this_process_is() {
         let own = vec![1_u8; 300 << 20];
         let finished = shell("exec sleep 0.2", LIMIT).wait().unwrap();
-        assert!((100_000..100 << 20).contains(&finished.usage.peak_bytes), "{:?}", finished.usage);
+        assert!(
+            (100_000..100 << 20).contains(&finished.usage.peak_bytes),
+            "{:?}",
+            finished.usage
+        );
         assert_eq!(own.iter().filter(|byte| **byte == 0).count(), 0);
         drop(own);
         // Now this process's peak hides the child's in wait4's answer, for good.
         let finished = shell("exec sleep 0.2", LIMIT).wait().unwrap();
-        assert!((100_000..100 << 20).contains(&finished.usage.peak_bytes), "{:?}", finished.usage);
+        assert!(
+            (100_000..100 << 20).contains(&finished.usage.peak_bytes),
+            "{:?}",
+            finished.usage
+        );
     }
 }

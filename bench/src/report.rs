@@ -21,7 +21,10 @@ pub struct Run {
 impl Run {
     /// A run without figures.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), figures: Map::new() }
+        Self {
+            name: name.into(),
+            figures: Map::new(),
+        }
     }
 
     /// Adds a figure.
@@ -47,7 +50,10 @@ impl Run {
             .with("records", records)
             .with("batches", finished.batches())
             .with("records_per_s", per_second(records, finished.wall))
-            .with("cpu_ns_per_record", rounded(cpu.as_nanos() as f64 / records.max(1) as f64, 1))
+            .with(
+                "cpu_ns_per_record",
+                rounded(cpu.as_nanos() as f64 / records.max(1) as f64, 1),
+            )
     }
 
     fn figure(&self, name: &str) -> Option<f64> {
@@ -56,7 +62,9 @@ impl Run {
 
     /// The run's line in the results.
     pub fn line(&self, number: u32, versions: &Value) -> Value {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let mut line = Map::new();
         line.insert("row".to_owned(), json!(self.name));
         line.insert("run".to_owned(), json!(number));
@@ -105,32 +113,65 @@ pub enum Bound {
 /// What must be reached, row by row.
 pub const TARGETS: &[Target] = &[
     target("count", "cpu_ns_per_record", "ns CPU per record", Bound::AtMost(220.0)),
-    target("count-raw", "cpu_ns_per_record", "ns CPU per record", Bound::AtMost(100.0)),
-    target("json-count", "cpu_ns_per_record", "ns CPU per record", Bound::AtMost(550.0)),
+    target(
+        "count-raw",
+        "cpu_ns_per_record",
+        "ns CPU per record",
+        Bound::AtMost(100.0),
+    ),
+    target(
+        "json-count",
+        "cpu_ns_per_record",
+        "ns CPU per record",
+        Bound::AtMost(550.0),
+    ),
     target("json-count", "peak_mib", "MiB peak memory", Bound::AtMost(200.0)),
-    target("parquet", "cpu_ns_per_record", "ns CPU per input record", Bound::AtMost(1_000.0)),
+    target(
+        "parquet",
+        "cpu_ns_per_record",
+        "ns CPU per input record",
+        Bound::AtMost(1_000.0),
+    ),
     target("postgres", "records_per_s", "rows/s", Bound::None),
     target("postgres-copy", "records_per_s", "rows/s", Bound::None),
-    target("postgres", "of_plain_copy", "of plain COPY's rows/s", Bound::AtLeast(0.5)),
+    target(
+        "postgres",
+        "of_plain_copy",
+        "of plain COPY's rows/s",
+        Bound::AtLeast(0.5),
+    ),
     target("kafka", "records_per_s", "records/s", Bound::AtLeast(700_000.0)),
     target("small-batch-20ms", "p50_ms", "ms p50", Bound::AtMost(5.0)),
     target("small-batch-20ms", "p99_ms", "ms p99", Bound::AtMost(20.0)),
     target("small-batch-5ms", "p50_ms", "ms p50", Bound::None),
     target("small-batch-5ms", "p99_ms", "ms p99", Bound::None),
-    target("small-batch-5ms", "of_ticks", "of ticks committed a batch", Bound::AtLeast(0.98)),
+    target(
+        "small-batch-5ms",
+        "of_ticks",
+        "of ticks committed a batch",
+        Bound::AtLeast(0.98),
+    ),
     target("start", "start_s", "s to the first committed batch", Bound::AtMost(0.5)),
     target("idle", "of_a_core_percent", "% of a core", Bound::AtMost(0.5)),
 ];
 
 const fn target(run: &'static str, figure: &'static str, unit: &'static str, bound: Bound) -> Target {
-    Target { run, figure, unit, bound }
+    Target {
+        run,
+        figure,
+        unit,
+        bound,
+    }
 }
 
 impl Target {
     /// A line for people about the runs of this name; none where there are none.
     pub fn verdict(&self, runs: &[Run]) -> Option<String> {
-        let values: Vec<f64> =
-            runs.iter().filter(|run| run.name == self.run).filter_map(|run| run.figure(self.figure)).collect();
+        let values: Vec<f64> = runs
+            .iter()
+            .filter(|run| run.name == self.run)
+            .filter_map(|run| run.figure(self.figure))
+            .collect();
         let median = figures::median(&values)?;
         let (what, reached) = match self.bound {
             Bound::AtMost(most) => (format!(", must be at most {most}"), Some(median <= most)),
@@ -144,7 +185,12 @@ impl Target {
         };
         let digits = if median.abs() < 10.0 { 3 } else { 1 };
         let median = rounded(median, digits);
-        Some(format!("{}: {median} {} (median of {}){what}{verdict}", self.run, self.unit, values.len()))
+        Some(format!(
+            "{}: {median} {} (median of {}){what}{verdict}",
+            self.run,
+            self.unit,
+            values.len()
+        ))
     }
 }
 
@@ -219,15 +265,28 @@ mod tests {
 
     #[test]
     fn the_median_is_held_against_the_target() {
-        let runs: Vec<Run> =
-            [250.0, 219.0, 230.0].map(|ns| Run::new("count").with("cpu_ns_per_record", ns)).into_iter().collect();
+        let runs: Vec<Run> = [250.0, 219.0, 230.0]
+            .map(|ns| Run::new("count").with("cpu_ns_per_record", ns))
+            .into_iter()
+            .collect();
         let verdict = TARGETS[0].verdict(&runs).unwrap();
-        assert_eq!(verdict, "count: 230 ns CPU per record (median of 3), must be at most 220: MISSED");
+        assert_eq!(
+            verdict,
+            "count: 230 ns CPU per record (median of 3), must be at most 220: MISSED"
+        );
         let verdict = TARGETS[0].verdict(&runs[1..2]).unwrap();
-        assert_eq!(verdict, "count: 219 ns CPU per record (median of 1), must be at most 220: reached");
+        assert_eq!(
+            verdict,
+            "count: 219 ns CPU per record (median of 1), must be at most 220: reached"
+        );
         assert_eq!(TARGETS[1].verdict(&runs), None);
         let kafka = [Run::new("kafka").with("records_per_s", 699_999.0)];
         let target = TARGETS.iter().find(|target| target.run == "kafka").unwrap();
-        assert!(target.verdict(&kafka).unwrap().ends_with("must be at least 700000: MISSED"));
+        assert!(
+            target
+                .verdict(&kafka)
+                .unwrap()
+                .ends_with("must be at least 700000: MISSED")
+        );
     }
 }

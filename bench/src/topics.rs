@@ -58,7 +58,9 @@ impl Topics {
     /// Where no broker answers within 10 s.
     pub fn connect(brokers: &str) -> Result<Self> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set_log_level(RDKafkaLogLevel::Emerg);
+        config
+            .set("bootstrap.servers", brokers)
+            .set_log_level(RDKafkaLogLevel::Emerg);
         let admin = config.create().context("make an admin client")?;
         config
             .set("group.id", "tidemill-bench")
@@ -70,8 +72,14 @@ impl Topics {
         let consumer: BaseConsumer = config.create().context("make a consumer")?;
         consumer
             .fetch_metadata(None, Duration::from_secs(10))
-            .with_context(|| format!("no Kafka broker answers at {brokers}; start one: eval \"$(scripts/servers start)\""))?;
-        Ok(Self { brokers: brokers.to_owned(), admin, consumer })
+            .with_context(|| {
+                format!("no Kafka broker answers at {brokers}; start one: eval \"$(scripts/servers start)\"")
+            })?;
+        Ok(Self {
+            brokers: brokers.to_owned(),
+            admin,
+            consumer,
+        })
     }
 
     /// The bootstrap brokers.
@@ -81,9 +89,18 @@ impl Topics {
 
     /// Partitions of a topic; none where there is no such topic.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT).with_context(|| format!("ask for {topic}"))?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-        let led = found.into_iter().flat_map(|found| found.partitions()).filter(|partition| partition.error().is_none());
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), TIMEOUT)
+            .with_context(|| format!("ask for {topic}"))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
+        let led = found
+            .into_iter()
+            .flat_map(|found| found.partitions())
+            .filter(|partition| partition.error().is_none());
         Ok(led.map(|partition| partition.id()).collect())
     }
 
@@ -111,7 +128,10 @@ impl Topics {
     pub fn loaded(&self, topic: &str) -> Result<u64> {
         match self.records(topic)? {
             Some(records) if records > 0 => Ok(records),
-            _ => bail!("topic {topic} at {} holds nothing; fill it first: tidemill-bench load", self.brokers),
+            _ => bail!(
+                "topic {topic} at {} holds nothing; fill it first: tidemill-bench load",
+                self.brokers
+            ),
         }
     }
 
@@ -177,8 +197,13 @@ impl Topics {
             return Ok(false);
         }
         self.make(topic, PARTITIONS)?;
-        let mut options = FeedOptions { compression, ..FeedOptions::default() };
-        options.properties.insert("batch.size".to_owned(), BATCH_BYTES.to_owned());
+        let mut options = FeedOptions {
+            compression,
+            ..FeedOptions::default()
+        };
+        options
+            .properties
+            .insert("batch.size".to_owned(), BATCH_BYTES.to_owned());
         feed(&self.brokers, topic, PARTITIONS, stream, 0..records, &options, progress)
             .map_err(|error| anyhow!(error.chain()))?;
         match self.records(topic)? {
@@ -209,7 +234,11 @@ impl Topics {
                     let ad = std::str::from_utf8(message.key().unwrap_or_default())?;
                     let value = message.payload().unwrap_or_default();
                     let row: Row<'_> = serde_json::from_slice(value).with_context(|| {
-                        format!("wrong: value of {topic}/{} offset {}", message.partition(), message.offset())
+                        format!(
+                            "wrong: value of {topic}/{} offset {}",
+                            message.partition(),
+                            message.offset()
+                        )
                     })?;
                     if row.ad_id != ad {
                         bail!("wrong: a record about {} has the key {ad}", row.ad_id);
@@ -253,8 +282,14 @@ impl Topics {
             events.write_value(u64::from(sent), &mut value);
             let key = tidemill_kafka::embedded::ad_events::AdEvents::key(events.ad(u64::from(sent)));
             let partition = (sent % PARTITIONS as u32) as i32;
-            let record = BaseRecord::to(topic).partition(partition).key(&key[..]).payload(&value[..]);
-            producer.send(record).map_err(|(error, _)| error).with_context(|| format!("write to {topic}/{partition}"))?;
+            let record = BaseRecord::to(topic)
+                .partition(partition)
+                .key(&key[..])
+                .payload(&value[..]);
+            producer
+                .send(record)
+                .map_err(|(error, _)| error)
+                .with_context(|| format!("write to {topic}/{partition}"))?;
             producer.poll(Duration::ZERO);
             sent += 1;
         }
@@ -262,7 +297,9 @@ impl Topics {
         if late > time / 50 {
             bail!("the writer of {topic} fell {late:?} behind its own clock: the machine is too busy to measure on");
         }
-        producer.flush(TIMEOUT).with_context(|| format!("wait until {topic} holds every record"))?;
+        producer
+            .flush(TIMEOUT)
+            .with_context(|| format!("wait until {topic} holds every record"))?;
         Ok(u64::from(sent))
     }
 }

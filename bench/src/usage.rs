@@ -1,6 +1,9 @@
 //! What a process has used, from the kernel's own books.
 
-#![expect(unsafe_code, reason = "wait4 and the CPU clock of another process have no safe wrapper in our dependencies")]
+#![expect(
+    unsafe_code,
+    reason = "wait4 and the CPU clock of another process have no safe wrapper in our dependencies"
+)]
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -31,7 +31,11 @@ pub(super) fn to_kafka(bench: &Bench) -> Result<Run> {
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;
     let found = bench.topics.read_committed(OUT)?;
-    Sums { time_ms: 0, ..expected.all.clone() }.compare(&found)?;
+    Sums {
+        time_ms: 0,
+        ..expected.all.clone()
+    }
+    .compare(&found)?;
     bench.topics.remove(OUT)?;
     bench.topics.remove(&format!("tidemill-ledger-{}", pipeline.name()))?;
     Ok(Run::new("kafka").with_throughput(records, &finished))

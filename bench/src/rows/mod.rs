@@ -86,7 +86,14 @@ impl Row {
 impl Bench {
     /// A bench on these.
     pub fn new(binary: PathBuf, folder: PathBuf, topics: Topics, postgres: Option<String>, window: Duration) -> Self {
-        Self { binary, folder, topics, postgres, window, expected: OnceCell::new() }
+        Self {
+            binary,
+            folder,
+            topics,
+            postgres,
+            window,
+            expected: OnceCell::new(),
+        }
     }
 
     /// How many ad events are loaded, and what they come to.

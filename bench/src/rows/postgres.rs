@@ -60,7 +60,10 @@ fn copy(bench: &Bench, name: &str, transactions: &[u64]) -> Result<Run> {
         .with("records", records)
         .with("transactions", transactions.len())
         .with("records_per_s", per_second(records, copied.time))
-        .with("cpu_ns_per_record", rounded(copied.cpu.as_nanos() as f64 / records.max(1) as f64, 1))
+        .with(
+            "cpu_ns_per_record",
+            rounded(copied.cpu.as_nanos() as f64 / records.max(1) as f64, 1),
+        )
         .with("postgres", version))
 }
 

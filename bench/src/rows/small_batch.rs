@@ -39,7 +39,10 @@ pub(super) fn at(bench: &Bench, interval_ms: u64) -> Result<Run> {
     let begun = Instant::now();
     let written = bench.topics.trickle(TOPIC, RECORDS, interval, WARM_UP + bench.window)?;
     let read = |log: &[Line]| {
-        let records = log.iter().filter(|line| line.is_batch()).filter_map(|line| line.value["records"].as_u64());
+        let records = log
+            .iter()
+            .filter(|line| line.is_batch())
+            .filter_map(|line| line.value["records"].as_u64());
         records.sum::<u64>() >= written
     };
     let lag = Instant::now();
@@ -53,7 +56,10 @@ pub(super) fn at(bench: &Bench, interval_ms: u64) -> Result<Run> {
     }
     let (times, ticks) = in_window(&finished.log, begun + WARM_UP, bench.window, interval)?;
     let figure = |percent| -> Result<f64> {
-        Ok(rounded(percentile(&times, percent).context("no batch in the measured time")?, 3))
+        Ok(rounded(
+            percentile(&times, percent).context("no batch in the measured time")?,
+            3,
+        ))
     };
     bench.topics.remove(TOPIC)?;
     Ok(Run::new(name)
@@ -71,7 +77,10 @@ pub(super) fn at(bench: &Bench, interval_ms: u64) -> Result<Run> {
 /// Plan, run and settle together of each batch whose line came in the window, and how many ticks the window has.
 fn in_window(log: &[Line], from: Instant, window: Duration, interval: Duration) -> Result<(Vec<f64>, f64)> {
     let mut times = Vec::new();
-    for line in log.iter().filter(|line| line.is_batch() && line.at >= from && line.at < from + window) {
+    for line in log
+        .iter()
+        .filter(|line| line.is_batch() && line.at >= from && line.at < from + window)
+    {
         times.push(line.number("plan_ms")? + line.number("run_ms")? + line.number("settle_ms")?);
     }
     Ok((times, window.as_secs_f64() / interval.as_secs_f64()))
@@ -86,7 +95,11 @@ mod tests {
     #[test]
     fn batches_of_the_window_are_summed_up_from_their_stages() {
         let begun = Instant::now();
-        let line = |ms: u64, value| Line { at: begun + Duration::from_millis(ms), value, text: String::new() };
+        let line = |ms: u64, value| Line {
+            at: begun + Duration::from_millis(ms),
+            value,
+            text: String::new(),
+        };
         let batch = |n, run| json!({"message": "batch", "batch": n, "plan_ms": 1.0, "run_ms": run, "settle_ms": 0.5});
         let log = [
             line(5, batch(1, 100.0)),

@@ -25,7 +25,9 @@ const VIEWS: &str = "SELECT ad_id, count(*) AS views FROM events WHERE event_typ
 
 pub(super) fn start(bench: &Bench) -> Result<Run> {
     let stream = Records::AdEvents(expected::ad_events());
-    bench.topics.fill(START, stream, START_RECORDS, Compression::Lz4, |_| ())?;
+    bench
+        .topics
+        .fill(START, stream, START_RECORDS, Compression::Lz4, |_| ())?;
     let pipeline = Pipeline::write(&bench.folder, "start", &text(bench, START))?;
     let manifest = files::manifest(&pipeline.out(), 1);
     let process = bench.start(&pipeline)?;
@@ -43,8 +45,15 @@ pub(super) fn start(bench: &Bench) -> Result<Run> {
     let finished = process.stop()?;
     finished.read_exactly(START_RECORDS)?;
     let found = files::counts_by_ad(&files::committed(&pipeline.out())?, "views")?;
-    Sums { time_ms: 0, ..Expected::of(START_RECORDS).views }.compare(&found)?;
-    Ok(Run::new("start").with_process(&finished).with("records", START_RECORDS).with("start_s", rounded(took.as_secs_f64(), 4)))
+    Sums {
+        time_ms: 0,
+        ..Expected::of(START_RECORDS).views
+    }
+    .compare(&found)?;
+    Ok(Run::new("start")
+        .with_process(&finished)
+        .with("records", START_RECORDS)
+        .with("start_s", rounded(took.as_secs_f64(), 4)))
 }
 
 pub(super) fn idle(bench: &Bench) -> Result<Run> {
@@ -66,7 +75,10 @@ pub(super) fn idle(bench: &Bench) -> Result<Run> {
         .with("partitions", IDLE_PARTITIONS)
         .with("measured_s", rounded(time.as_secs_f64(), 3))
         .with("measured_cpu_s", rounded(used.as_secs_f64(), 6))
-        .with("of_a_core_percent", rounded(used.as_secs_f64() / time.as_secs_f64() * 100.0, 4)))
+        .with(
+            "of_a_core_percent",
+            rounded(used.as_secs_f64() / time.as_secs_f64() * 100.0, 4),
+        ))
 }
 
 fn text<'a>(bench: &'a Bench, topic: &'a str) -> Text<'a> {

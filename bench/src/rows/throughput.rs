@@ -36,7 +36,10 @@ fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> 
     finished.read_exactly(records)?;
     let found = table_sums(&finished.stdout, &["n", "bytes"])?;
     if found != [records, bytes] {
-        bail!("wrong: expected {records} records of {bytes} bytes, the output adds up to {found:?}\n{}", finished.stdout);
+        bail!(
+            "wrong: expected {records} records of {bytes} bytes, the output adds up to {found:?}\n{}",
+            finished.stdout
+        );
     }
     Ok(Run::new(name).with_throughput(records, &finished))
 }
@@ -55,7 +58,11 @@ pub(super) fn json_count(bench: &Bench) -> Result<Run> {
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;
     let found = files::counts_by_ad(&files::committed(&pipeline.out())?, "views")?;
-    Sums { time_ms: 0, ..expected.views.clone() }.compare(&found)?;
+    Sums {
+        time_ms: 0,
+        ..expected.views.clone()
+    }
+    .compare(&found)?;
     Ok(Run::new("json-count").with_throughput(records, &finished))
 }
 
@@ -74,7 +81,9 @@ pub(super) fn parquet(bench: &Bench) -> Result<Run> {
     finished.read_exactly(records)?;
     let found = files::committed(&pipeline.out())?;
     expected.views.compare(&files::parquet_sums(&found)?)?;
-    Ok(Run::new("parquet").with_throughput(records, &finished).with("rows", files::rows(&found)))
+    Ok(Run::new("parquet")
+        .with_throughput(records, &finished)
+        .with("rows", files::rows(&found)))
 }
 
 /// Adds up the columns of whole numbers of every table that the console sink printed.
@@ -89,7 +98,9 @@ fn table_sums(stdout: &str, columns: &[&str]) -> Result<Vec<u64>> {
             bail!("not a row of {columns:?}: {line}");
         }
         for (sum, cell) in sums.iter_mut().zip(&cells) {
-            *sum += cell.parse::<u64>().with_context(|| format!("not a row of {columns:?}: {line}"))?;
+            *sum += cell
+                .parse::<u64>()
+                .with_context(|| format!("not a row of {columns:?}: {line}"))?;
         }
     }
     Ok(sums)
