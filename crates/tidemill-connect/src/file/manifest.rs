@@ -1,0 +1,313 @@
+//! The records below `_tidemill/` in a file sink's path, and how the newest of them is found.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tidemill_core::ledger::LedgerRecord;
+use tidemill_core::plan::{BatchId, Epoch};
+use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::failpoint;
+use tidemill_engine::sink::Claim;
+use tidemill_engine::store::{Put, Store};
+
+/// The version of the records that this build writes and reads.
+const VERSION: u32 = 1;
+
+/// A data file of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the sink's path.
+    pub path: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// `_tidemill/<batch, 20 digits>.json`: the rows of a batch are visible because this names their files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of this record.
+    pub version: u32,
+    /// The batch.
+    pub batch: BatchId,
+    /// Its data files; none where it had no rows.
+    pub files: Vec<FileEntry>,
+    /// Random, tells our own record from another's (X1).
+    pub nonce: String,
+    /// The sink's ledger record.
+    pub ledger: LedgerRecord,
+}
+
+impl Manifest {
+    /// A manifest of `files` with a nonce of its own.
+    pub(super) fn new(files: Vec<FileEntry>, ledger: LedgerRecord) -> Self {
+        Self {
+            version: VERSION,
+            batch: ledger.batch_id,
+            files,
+            nonce: nonce(),
+            ledger,
+        }
+    }
+}
+
+/// `_tidemill/owner.json`: whose sink this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    version: u32,
+    app: String,
+    app_uuid: String,
+    sink: String,
+}
+
+/// `_tidemill/epochs/<epoch, 20 digits>.json`: a driver took the sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct EpochMarker {
+    version: u32,
+    epoch: Epoch,
+    incarnation: String,
+}
+
+/// Only to read the version before the rest.
+#[derive(Debug, Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// What came of putting a manifest.
+#[derive(Debug)]
+pub(super) enum ManifestPut {
+    /// Ours is there.
+    Ours,
+    /// The batch has another's manifest.
+    Theirs(Box<Manifest>),
+}
+
+/// The records of one sink.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    store: Arc<dyn Store>,
+    sink: String,
+}
+
+const OWNER: &str = "_tidemill/owner.json";
+const MANIFESTS: &str = "_tidemill";
+// A folder of their own: it is listed before and after every manifest, and holds one name, not one per batch.
+const EPOCHS: &str = "_tidemill/epochs";
+
+fn nonce() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn path_of(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:020}.json")
+}
+
+fn newest_of(names: &[String]) -> Option<u64> {
+    names
+        .iter()
+        .filter_map(|name| {
+            name.strip_suffix(".json")
+                .filter(|number| number.len() == 20)?
+                .parse()
+                .ok()
+        })
+        .max()
+}
+
+impl Records {
+    /// The records of the sink named `sink` in `store`.
+    pub(super) fn new(store: Arc<dyn Store>, sink: &str) -> Self {
+        Self {
+            store,
+            sink: sink.to_owned(),
+        }
+    }
+
+    /// The uuid of the application that owns the sink, and the sink's name there.
+    pub(super) async fn owner(&self) -> Result<Option<(String, String)>> {
+        Ok(self
+            .get::<Owner>(OWNER)
+            .await?
+            .map(|owner| (owner.app_uuid, owner.sink)))
+    }
+
+    /// Writes the owner where there is none; refuses another one (X8, X26).
+    pub(super) async fn own(&self, claim: &Claim) -> Result<()> {
+        let ours = Owner {
+            version: VERSION,
+            app: claim.app.clone(),
+            app_uuid: claim.app_uuid.clone(),
+            sink: self.sink.clone(),
+        };
+        // Whatever the put says, what stands there decides (X1).
+        self.put(OWNER, &ours).await?;
+        let theirs = self.get::<Owner>(OWNER).await?.ok_or_else(|| self.vanished(OWNER))?;
+        if theirs.app_uuid == ours.app_uuid && theirs.sink == ours.sink {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Config,
+            format!(
+                "sink {}: {} belongs to sink {} of application {} ({}), this is sink {} of {} ({}). Choose another path; if the \
+                 checkpoint was lost or moved, point `checkpoint` to it again",
+                self.sink,
+                self.store.location(),
+                theirs.sink,
+                theirs.app,
+                theirs.app_uuid,
+                ours.sink,
+                ours.app,
+                ours.app_uuid
+            ),
+        ))
+    }
+
+    /// The newest epoch that took the sink, 0 where none did. The listing is a hint, what follows it is read (X2).
+    pub(super) async fn newest_epoch(&self) -> Result<Epoch> {
+        let mut newest = newest_of(&self.store.list(EPOCHS).await?).unwrap_or(0);
+        while self.store.read(&path_of(EPOCHS, newest + 1)).await?.is_some() {
+            newest += 1;
+        }
+        Ok(newest)
+    }
+
+    /// Fails where an epoch beyond the claim's took the sink (X4).
+    pub(super) async fn look_for_newer(&self, claim: &Claim) -> Result<()> {
+        let newest = self.newest_epoch().await?;
+        if newest > claim.epoch {
+            return Err(self.fenced(claim, newest));
+        }
+        Ok(())
+    }
+
+    /// Takes the sink for the claim's epoch. A repeated call is no error.
+    pub(super) async fn take(&self, claim: &Claim) -> Result<()> {
+        self.look_for_newer(claim).await?;
+        let ours = EpochMarker {
+            version: VERSION,
+            epoch: claim.epoch,
+            incarnation: claim.incarnation.clone(),
+        };
+        let path = path_of(EPOCHS, claim.epoch);
+        self.put(&path, &ours).await?;
+        let found = self.get::<EpochMarker>(&path).await?;
+        self.look_for_newer(claim).await?;
+        match found {
+            Some(marker) if marker == ours => {}
+            Some(marker) => {
+                return Err(Error::new(
+                    Kind::Fenced,
+                    format!(
+                        "fenced: sink {} was taken for epoch {} by instance {}, this is instance {}; it wrote nothing more",
+                        self.sink, claim.epoch, marker.incarnation, claim.incarnation
+                    ),
+                ));
+            }
+            None => return Err(self.vanished(&path)),
+        }
+        for old in self
+            .store
+            .list(EPOCHS)
+            .await?
+            .iter()
+            .filter(|name| **name < format!("{:020}.json", claim.epoch))
+        {
+            self.store.delete(&format!("{EPOCHS}/{old}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a manifest where its batch has none, between two looks for a newer epoch.
+    pub(super) async fn put_manifest(&self, claim: &Claim, manifest: &Manifest) -> Result<ManifestPut> {
+        self.look_for_newer(claim).await?;
+        failpoint::pass("file.before-manifest");
+        let put = self.put_manifest_unlooked(manifest).await?;
+        failpoint::pass("file.after-manifest");
+        self.look_for_newer(claim).await?;
+        Ok(put)
+    }
+
+    /// The step that decides: whose manifest stands under the batch's name.
+    pub(super) async fn put_manifest_unlooked(&self, manifest: &Manifest) -> Result<ManifestPut> {
+        let path = path_of(MANIFESTS, manifest.batch);
+        if self.put(&path, manifest).await? == Put::Created {
+            return Ok(ManifestPut::Ours);
+        }
+        let theirs = self.get::<Manifest>(&path).await?.ok_or_else(|| self.vanished(&path))?;
+        if theirs.nonce == manifest.nonce {
+            return Ok(ManifestPut::Ours);
+        }
+        Ok(ManifestPut::Theirs(Box::new(theirs)))
+    }
+
+    /// The manifest of a batch.
+    pub(super) async fn manifest(&self, batch: BatchId) -> Result<Option<Manifest>> {
+        self.get(&path_of(MANIFESTS, batch)).await
+    }
+
+    /// The newest manifest. The listing is a hint, what follows it is read (X2).
+    pub(super) async fn newest_manifest(&self) -> Result<Option<Manifest>> {
+        let listed = newest_of(&self.store.list(MANIFESTS).await?);
+        let mut newest = match listed {
+            Some(batch) => Some(
+                self.manifest(batch)
+                    .await?
+                    .ok_or_else(|| self.vanished(&path_of(MANIFESTS, batch)))?,
+            ),
+            None => self.manifest(0).await?,
+        };
+        loop {
+            let next = newest.as_ref().map_or(1, |manifest| manifest.batch + 1);
+            match self.manifest(next).await? {
+                Some(manifest) => newest = Some(manifest),
+                None => return Ok(newest),
+            }
+        }
+    }
+
+    async fn put<T: Serialize>(&self, path: &str, record: &T) -> Result<Put> {
+        let mut bytes = serde_json::to_vec(record)
+            .map_err(|error| Error::with_source(Kind::Bug, format!("sink {}: encode {path}", self.sink), error))?;
+        bytes.push(b'\n');
+        self.store.put_new(path, bytes).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.store.read(path).await? else {
+            return Ok(None);
+        };
+        let place = || format!("sink {}: {}/{path}", self.sink, self.store.location());
+        let unreadable = |error| {
+            let text = format!("{} can't be read; restore it from a copy, nothing was changed", place());
+            Error::with_source(Kind::Refused, text, error)
+        };
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if version > VERSION {
+            let text = format!("{} has version {version}, this build reads up to {VERSION}", place());
+            return Err(Error::new(Kind::Refused, text));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(unreadable)
+    }
+
+    fn fenced(&self, claim: &Claim, newest: Epoch) -> Error {
+        Error::new(
+            Kind::Fenced,
+            format!(
+                "fenced: epoch {newest} took sink {} over from this instance (epoch {}); it writes nothing more",
+                self.sink, claim.epoch
+            ),
+        )
+    }
+
+    fn vanished(&self, path: &str) -> Error {
+        let text = format!(
+            "sink {}: {}/{path} vanished while it was in use",
+            self.sink,
+            self.store.location()
+        );
+        Error::new(Kind::Refused, text)
+    }
+}

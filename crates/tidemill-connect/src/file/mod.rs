@@ -1,0 +1,395 @@
+//! The file sink: data files under names of their own, made visible by one manifest per batch.
+//!
+//! ```text
+//! <path>/part-<batch>-<slice>-e<epoch>-a<attempt>-<random>.parquet   data, never moved (X27)
+//! <path>/_tidemill/owner.json                                        whose sink this is (X8, X26)
+//! <path>/_tidemill/epochs/<epoch>.json                               who took it
+//! <path>/_tidemill/<batch>.json                                      manifest: the batch's files and its ledger record
+//! ```
+//! Batches and epochs have 20 digits. Readers list the manifests and read the files they name; a file that no manifest
+//! names does not exist for them.
+//!
+//! # Why each batch is visible once
+//!
+//! Local disk has no compare-and-swap, and a driver can freeze between any two steps and go on hours later beside its
+//! successor. So nothing here rests on having looked; looking (X4) only makes a driver that was left behind stop early and
+//! say why. What decides is that a name can be created once:
+//!
+//! 1. *At most one manifest per batch.* A manifest is put with create-if-absent, whole and durable (X3), under a name that
+//!    is the batch's and holds nothing of epoch or attempt. Manifests are never replaced or removed. Whoever put it, its
+//!    files were synced before, and their names before that, so what it names is there.
+//! 2. *All that could be put for a batch mean the same rows.* A driver runs batch N only from the plan log, where plan N too
+//!    is created once: one that finds it there adopts it unchanged or stops (X1). So the frozen driver and its successor
+//!    run one plan. The plan's hash is in the ledger record, and is compared rather than trusted.
+//! 3. *The successor can't decide against a manifest that comes late.* It leaves its marker, then reads the ledger. A
+//!    manifest of N put before that reading is found, and N is not run again. Put after it, the successor believes N to be
+//!    missing, runs plan N and comes to put its own manifest: the name is taken, it reads back what stands there, finds the
+//!    same plan hash and counts N as committed. Its own files are garbage, the rows are there once. In the other order the
+//!    frozen driver finds the name taken; the manifest has a newer epoch, so it stops with `Fenced`.
+//! 4. *Another plan under the same number* needs a plan log that was lost and rebuilt from ledgers (X7) while the frozen
+//!    driver held the last plan. Then the hashes differ, one of the two is refused, and the batch still has one manifest.
+//!    If it is the successor that is refused, its next start finds that manifest in the ledger and goes on after it.
+//!
+//! A frozen driver can't reach N + 1 either: that needs a plan N + 1 in the plan log, which is (2) again. And folding the plan
+//! log (X5) opens no gap: a driver looks for a newer epoch between logging a plan and putting its manifest, so one that
+//! gets as far as the manifest had logged its plan before the successor's marker, and thus before the successor read the log.
+//!
+//! Memory: one open row group per slice, of at most 32 MiB and 1,048,576 rows.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tidemill_core::commit::CommitPermit;
+use tidemill_core::ledger::LedgerRecord;
+use tidemill_core::plan::{BatchId, BatchPlan, SinkIdentity};
+use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
+use tidemill_engine::store::{LocalStore, Store, create_folder, failed, fsync_failed, sync_folder};
+
+mod encoding;
+mod manifest;
+mod staged;
+
+pub use encoding::{Compression, Encoding};
+pub use manifest::{FileEntry, Manifest};
+
+use manifest::{ManifestPut, Records};
+use staged::{SliceFile, Staged, batch_of};
+
+/// Writes the rows of batches into files of a folder on local disk.
+#[derive(Debug)]
+pub struct FileSink {
+    name: String,
+    folder: PathBuf,
+    encoding: Encoding,
+    records: Records,
+    /// Set by `fence`, dropped when it fails.
+    claim: Option<Claim>,
+}
+
+impl FileSink {
+    /// The sink `name` that writes below `path`, a folder on local disk, which is made when the sink is first taken.
+    ///
+    /// # Errors
+    /// `Config` where `path` is empty or names another system.
+    pub fn new(name: &str, path: &str, encoding: Encoding) -> Result<Self> {
+        let local = path.strip_prefix("file://").unwrap_or(path);
+        if let Some((scheme, _)) = local.split_once("://") {
+            let text = format!("sink {name}: path {path}: {scheme} is not in this version; a folder on local disk is");
+            return Err(Error::new(Kind::Config, text));
+        }
+        if local.is_empty() {
+            return Err(Error::new(
+                Kind::Config,
+                format!("sink {name}: path is empty, wanted a folder"),
+            ));
+        }
+        let folder = PathBuf::from(local);
+        Ok(Self::over(
+            name,
+            Arc::new(LocalStore::new(folder.clone())),
+            folder,
+            encoding,
+        ))
+    }
+
+    fn over(name: &str, store: Arc<dyn Store>, folder: PathBuf, encoding: Encoding) -> Self {
+        Self {
+            name: name.to_owned(),
+            folder,
+            encoding,
+            records: Records::new(store, name),
+            claim: None,
+        }
+    }
+
+    /// Removes data files that no reader will ever see: of batches up to `settled`, not named by their manifest, and last
+    /// written more than `age` ago (X28). Returns their names. `settled` is the last batch that all sinks have committed.
+    ///
+    /// # Errors
+    /// Where the folder or a manifest can't be read.
+    pub async fn remove_orphans(&self, settled: BatchId, age: Duration) -> Result<Vec<String>> {
+        let folder = self.folder.clone();
+        let old = blocking(move || old_data_files(&folder, settled, age)).await?;
+        let mut removed = Vec::new();
+        for (batch, name) in old {
+            let named = self
+                .records
+                .manifest(batch)
+                .await?
+                .is_some_and(|manifest| names(&manifest, &name));
+            if !named {
+                let path = self.folder.join(&name);
+                blocking(move || fs::remove_file(&path).map_err(|error| failed("remove", &path, error))).await?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn claim(&self) -> Result<&Claim> {
+        self.claim
+            .as_ref()
+            .ok_or_else(|| Error::new(Kind::Bug, format!("sink {} is used before it was taken", self.name)))
+    }
+
+    /// X26: what was found is ours, or nobody goes on.
+    fn ours(&self, record: &LedgerRecord) -> Result<()> {
+        let claim = self.claim()?;
+        if record.app_uuid == claim.app_uuid && record.sink == self.name {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Config,
+            format!(
+                "sink {}: the manifest of batch {} in {} belongs to sink {} of application {} ({}), this is {} ({}). Choose \
+                 another path",
+                self.name,
+                record.batch_id,
+                self.folder.display(),
+                record.sink,
+                record.app,
+                record.app_uuid,
+                claim.app,
+                claim.app_uuid
+            ),
+        ))
+    }
+}
+
+fn names(manifest: &Manifest, file: &str) -> bool {
+    manifest.files.iter().any(|entry| entry.path == file)
+}
+
+fn old_data_files(folder: &Path, settled: BatchId, age: Duration) -> Result<Vec<(BatchId, String)>> {
+    let entries = fs::read_dir(folder).map_err(|error| failed("list", folder, error))?;
+    let mut old = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("list", folder, error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(batch) = batch_of(&name).filter(|batch| *batch <= settled) else {
+            continue;
+        };
+        let written = entry
+            .metadata()
+            .and_then(|data| data.modified())
+            .map_err(|error| failed("stat", folder, error))?;
+        // A clock that ran backwards makes a file young.
+        let is_old = SystemTime::now()
+            .duration_since(written)
+            .is_ok_and(|since| since >= age);
+        if is_old {
+            old.push((batch, name));
+        }
+    }
+    old.sort_unstable();
+    Ok(old)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::with_source(Kind::Bug, "a file operation panicked", error))?
+}
+
+/// Writes, syncs and removes a probe in the folder, or in the nearest folder above it that exists.
+fn probe(folder: &Path) -> Result<()> {
+    let exists = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
+    let nearest = folder.ancestors().find(exists).unwrap_or(Path::new("."));
+    let nearest = if nearest.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        nearest
+    };
+    let path = nearest.join(format!(".tidemill-probe-{}", uuid::Uuid::new_v4().simple()));
+    let file = File::create_new(&path).map_err(|error| failed("create", &path, error))?;
+    let synced = file.sync_all().map_err(|error| fsync_failed(&path, error));
+    fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+    synced
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    fn identity(&self) -> SinkIdentity {
+        SinkIdentity {
+            name: self.name.clone(),
+            kind: "file".to_owned(),
+            target: self.folder.display().to_string(),
+        }
+    }
+
+    fn exactly_once(&self) -> bool {
+        true
+    }
+
+    async fn check(&mut self, input: &SinkInput) -> Result<()> {
+        let checked = self.encoding.check(&input.schema);
+        checked.map_err(|problem| Error::new(Kind::Config, format!("sink {}: {problem}", self.name)))?;
+        let folder = self.folder.clone();
+        blocking(move || probe(&folder)).await
+    }
+
+    async fn inspect(&mut self, _app: &str) -> Result<SinkState> {
+        let owner = self.records.owner().await?;
+        let ledger = self.records.newest_manifest().await?.map(|manifest| manifest.ledger);
+        let marked = self.records.newest_epoch().await?;
+        let epoch = ledger.as_ref().map_or(marked, |record| record.epoch.max(marked));
+        let app_uuid = owner
+            .map(|owner| owner.0)
+            .or(ledger.as_ref().map(|record| record.app_uuid.clone()));
+        Ok(SinkState {
+            app_uuid,
+            epoch,
+            ledger,
+        })
+    }
+
+    async fn fence(&mut self, claim: &Claim) -> Result<()> {
+        self.claim = None;
+        let folder = self.folder.clone();
+        blocking(move || create_folder(&folder)).await?;
+        self.records.own(claim).await?;
+        self.records.take(claim).await?;
+        self.claim = Some(claim.clone());
+        Ok(())
+    }
+
+    async fn ledger(&mut self) -> Result<Option<LedgerRecord>> {
+        self.claim()?;
+        let Some(newest) = self.records.newest_manifest().await? else {
+            return Ok(None);
+        };
+        self.ours(&newest.ledger)?;
+        Ok(Some(newest.ledger))
+    }
+
+    async fn birth(&mut self, record: &LedgerRecord) -> Result<()> {
+        let manifest = Manifest::new(Vec::new(), record.clone());
+        let ManifestPut::Theirs(found) = self.records.put_manifest(self.claim()?, &manifest).await? else {
+            return Ok(());
+        };
+        self.ours(&found.ledger)?;
+        if found.ledger.birth && found.ledger.plan_hash == record.plan_hash {
+            return Ok(());
+        }
+        let text = format!(
+            "sink {}: to be born after batch {}, but {} has another record of that batch",
+            self.name,
+            record.batch_id,
+            self.folder.display()
+        );
+        Err(Error::new(Kind::Refused, text))
+    }
+
+    async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
+        let claim = self.claim()?.clone();
+        self.records.look_for_newer(&claim).await?;
+        let staged = Arc::new(Staged::new(
+            self.folder.clone(),
+            self.encoding,
+            plan,
+            claim.epoch,
+            attempt,
+        ));
+        let writers = (0..slices)
+            .map(|slice| Box::new(SliceFile::new(Arc::clone(&staged), slice)) as Box<dyn SliceWriter>)
+            .collect();
+        let commit = FileCommit {
+            sink: self.name.clone(),
+            records: self.records.clone(),
+            claim,
+            staged,
+            slices,
+        };
+        Ok(SinkBatch {
+            writers,
+            commit: Box::new(commit),
+        })
+    }
+}
+
+/// Puts the manifest of one batch.
+#[derive(Debug)]
+struct FileCommit {
+    sink: String,
+    records: Records,
+    claim: Claim,
+    staged: Arc<Staged>,
+    slices: usize,
+}
+
+impl FileCommit {
+    /// The batch's manifest is another's: it counts if it means the same rows, else nobody may go on.
+    fn adopt(&self, ours: &Manifest, theirs: Manifest) -> Result<Committed> {
+        let (ours, batch) = (&ours.ledger, ours.batch);
+        if theirs.ledger.epoch > ours.epoch {
+            return Err(Error::new(
+                Kind::Fenced,
+                format!(
+                    "fenced: epoch {} committed batch {batch} to sink {} already; this instance (epoch {}) writes nothing more",
+                    theirs.ledger.epoch, self.sink, ours.epoch
+                ),
+            ));
+        }
+        let same = theirs.ledger.app_uuid == ours.app_uuid
+            && theirs.ledger.sink == ours.sink
+            && theirs.ledger.plan_hash == ours.plan_hash
+            && !theirs.ledger.birth;
+        if !same {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "sink {}: batch {batch} was committed already by epoch {} of application {}, from another plan ({}, this one \
+                     is {}); nothing was written. Start again to go on after it",
+                    self.sink, theirs.ledger.epoch, theirs.ledger.app_uuid, theirs.ledger.plan_hash, ours.plan_hash
+                ),
+            ));
+        }
+        Ok(committed(&theirs))
+    }
+}
+
+fn committed(manifest: &Manifest) -> Committed {
+    Committed {
+        rows: manifest.ledger.rows,
+        files: manifest.files.iter().map(|entry| entry.path.clone()).collect(),
+    }
+}
+
+#[async_trait]
+impl BatchCommit for FileCommit {
+    async fn commit(self: Box<Self>, permit: &CommitPermit, mut record: LedgerRecord) -> Result<Committed> {
+        let (files, finished) = self.staged.closed();
+        if permit.batch_id() != record.batch_id || finished != self.slices {
+            let text = format!(
+                "sink {}: commit of batch {} with a permit for batch {} and {finished} of {} slices finished",
+                self.sink,
+                record.batch_id,
+                permit.batch_id(),
+                self.slices
+            );
+            return Err(Error::new(Kind::Bug, text));
+        }
+        if !files.is_empty() {
+            let folder = self.staged.folder().to_owned();
+            blocking(move || sync_folder(&folder)).await?;
+        }
+        record.rows = files.iter().map(|entry| entry.rows).sum();
+        let manifest = Manifest::new(files, record);
+        self.records.look_for_newer(&self.claim).await?;
+        // Kept from before the put: until its outcome is known, a manifest may name them.
+        self.staged.keep();
+        match self.records.put_manifest(&self.claim, &manifest).await? {
+            ManifestPut::Ours => Ok(committed(&manifest)),
+            ManifestPut::Theirs(theirs) => {
+                self.staged.give_up();
+                self.adopt(&manifest, *theirs)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
