@@ -21,7 +21,7 @@ const TABLE: &str = "CREATE TABLE ad_events (user_id text, page_id text, ad_id t
                      event_time timestamp, ip_address text)";
 
 /// A database of its own for one run. It is dropped by [`Database::drop`].
-pub struct Database {
+pub(crate) struct Database {
     runtime: Runtime,
     admin: Client,
     name: String,
@@ -30,11 +30,11 @@ pub struct Database {
 
 /// What plain COPY took.
 #[derive(Debug, Clone, Copy)]
-pub struct Copied {
+pub(crate) struct Copied {
     /// Sum of the transactions' times, from BEGIN to the end of COMMIT.
-    pub time: Duration,
+    pub(crate) time: Duration,
     /// CPU time of the client in them.
-    pub cpu: Duration,
+    pub(crate) cpu: Duration,
 }
 
 impl Database {
@@ -42,7 +42,7 @@ impl Database {
     ///
     /// # Errors
     /// Where the server doesn't answer or refuses.
-    pub fn make(url: &str, name: &str) -> Result<Self> {
+    pub(crate) fn make(url: &str, name: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -64,7 +64,7 @@ impl Database {
     }
 
     /// The database's URL.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
@@ -72,7 +72,7 @@ impl Database {
     ///
     /// # Errors
     /// The server's.
-    pub fn version(&self) -> Result<String> {
+    pub(crate) fn version(&self) -> Result<String> {
         Ok(self
             .runtime
             .block_on(self.admin.query_one("SHOW server_version", &[]))?
@@ -83,7 +83,7 @@ impl Database {
     ///
     /// # Errors
     /// The server's.
-    pub fn drop(self) -> Result<()> {
+    pub(crate) fn drop(self) -> Result<()> {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         Ok(self.runtime.block_on(self.admin.batch_execute(&drop))?)
     }
@@ -92,7 +92,7 @@ impl Database {
     ///
     /// # Errors
     /// The server's, and where a value is NULL.
-    pub fn sums(&self) -> Result<Sums> {
+    pub(crate) fn sums(&self) -> Result<Sums> {
         let client = connect(&self.runtime, &self.url)?;
         let sql = "SELECT ad_id::text, count(*), sum((extract(epoch FROM event_time) * 1000)::bigint)::bigint, \
                    count(*) FILTER (WHERE num_nulls(user_id, page_id, ad_id, ad_type, event_type, event_time, ip_address) > 0) \
@@ -115,7 +115,7 @@ impl Database {
     ///
     /// # Errors
     /// The server's.
-    pub fn copy(&self, transactions: &[u64]) -> Result<Copied> {
+    pub(crate) fn copy(&self, transactions: &[u64]) -> Result<Copied> {
         let client = connect(&self.runtime, &self.url)?;
         self.runtime.block_on(client.batch_execute(TABLE))?;
         let mut copied = Copied {

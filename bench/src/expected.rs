@@ -10,43 +10,43 @@ use tidemill_kafka::embedded::ad_events::{AdEvents, RandomBytes};
 const SEED: u64 = 20_240_101;
 
 /// The ad events of the bench.
-pub fn ad_events() -> AdEvents {
+pub(crate) fn ad_events() -> AdEvents {
     AdEvents::new(SEED)
 }
 
 /// The random bytes of the bench.
-pub fn random_bytes() -> RandomBytes {
+pub(crate) fn random_bytes() -> RandomBytes {
     RandomBytes::new(SEED)
 }
 
 /// One ad event, as its JSON has it.
 #[derive(Debug, Deserialize)]
-pub struct AdEvent<'a> {
+pub(crate) struct AdEvent<'a> {
     /// A uuid.
-    pub user_id: &'a str,
+    pub(crate) user_id: &'a str,
     /// A uuid.
-    pub page_id: &'a str,
+    pub(crate) page_id: &'a str,
     /// `ad-0000` to `ad-0999`.
-    pub ad_id: &'a str,
+    pub(crate) ad_id: &'a str,
     /// One of five.
-    pub ad_type: &'a str,
+    pub(crate) ad_type: &'a str,
     /// View, click or purchase.
-    pub event_type: &'a str,
+    pub(crate) event_type: &'a str,
     /// Milliseconds since 1970 UTC.
-    pub event_time: i64,
+    pub(crate) event_time: i64,
     /// Dotted.
-    pub ip_address: &'a str,
+    pub(crate) ip_address: &'a str,
 }
 
 /// What a set of events comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sums {
+pub(crate) struct Sums {
     /// Records.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Records by the ad's id.
-    pub by_ad: BTreeMap<String, u64>,
+    pub(crate) by_ad: BTreeMap<String, u64>,
     /// Sum of the event times in milliseconds.
-    pub time_ms: i128,
+    pub(crate) time_ms: i128,
 }
 
 impl Sums {
@@ -54,7 +54,7 @@ impl Sums {
     ///
     /// # Errors
     /// Where they differ, with the first difference.
-    pub fn compare(&self, found: &Self) -> Result<()> {
+    pub(crate) fn compare(&self, found: &Self) -> Result<()> {
         if self.records != found.records {
             bail!("wrong: expected {} records, found {}", self.records, found.records);
         }
@@ -77,18 +77,18 @@ impl Sums {
 
 /// What the first events of the stream come to.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// All of them.
-    pub all: Sums,
+    pub(crate) all: Sums,
     /// The views.
-    pub views: Sums,
+    pub(crate) views: Sums,
     /// Bytes of all values.
-    pub value_bytes: u64,
+    pub(crate) value_bytes: u64,
 }
 
 impl Expected {
     /// Of the first `records` ad events.
-    pub fn of(records: u64) -> Self {
+    pub(crate) fn of(records: u64) -> Self {
         let events = ad_events();
         let mut by_ad = vec![(0_u64, 0_u64); usize::from(AdEvents::ads())];
         let (mut time_ms, mut views_time_ms) = (0_i128, 0_i128);

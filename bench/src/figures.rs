@@ -1,7 +1,7 @@
 //! Medians and percentiles.
 
 /// The middle value; of an even number, the mean of the two in the middle. None of none.
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let sorted = sorted(values);
     let middle = sorted.len() / 2;
     match sorted.len() {
@@ -12,7 +12,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// The smallest value that at least `percent` of 100 of the values do not exceed. None of none.
-pub fn percentile(values: &[f64], percent: f64) -> Option<f64> {
+pub(crate) fn percentile(values: &[f64], percent: f64) -> Option<f64> {
     let sorted = sorted(values);
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()

@@ -13,13 +13,13 @@ use serde_json::Value;
 use crate::expected::Sums;
 
 /// The manifest of a batch in the sink's folder `out`.
-pub fn manifest(out: &Path, batch: u64) -> PathBuf {
+pub(crate) fn manifest(out: &Path, batch: u64) -> PathBuf {
     out.join("_tidemill").join(format!("{batch:020}.json"))
 }
 
 /// A data file and the rows that its manifest gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataFile {
+pub(crate) struct DataFile {
     path: PathBuf,
     rows: u64,
 }
@@ -28,7 +28,7 @@ pub struct DataFile {
 ///
 /// # Errors
 /// A manifest that is missing or can't be read.
-pub fn committed(out: &Path) -> Result<Vec<DataFile>> {
+pub(crate) fn committed(out: &Path) -> Result<Vec<DataFile>> {
     let mut files = Vec::new();
     let folder = out.join("_tidemill");
     let entries = std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
@@ -56,7 +56,7 @@ pub fn committed(out: &Path) -> Result<Vec<DataFile>> {
 }
 
 /// Rows as the manifests count them.
-pub fn rows(files: &[DataFile]) -> u64 {
+pub(crate) fn rows(files: &[DataFile]) -> u64 {
     files.iter().map(|file| file.rows).sum()
 }
 
@@ -64,7 +64,7 @@ pub fn rows(files: &[DataFile]) -> u64 {
 ///
 /// # Errors
 /// A file that is missing, can't be read or has other rows than its manifest says.
-pub fn counts_by_ad(files: &[DataFile], count: &str) -> Result<Sums> {
+pub(crate) fn counts_by_ad(files: &[DataFile], count: &str) -> Result<Sums> {
     let mut sums = Sums::default();
     for file in files {
         let text = std::fs::read_to_string(&file.path).with_context(|| format!("read {}", file.path.display()))?;
@@ -86,7 +86,7 @@ pub fn counts_by_ad(files: &[DataFile], count: &str) -> Result<Sums> {
 ///
 /// # Errors
 /// A file that is missing, can't be read, lacks a column or a value, or has other rows than its manifest says.
-pub fn parquet_sums(files: &[DataFile]) -> Result<Sums> {
+pub(crate) fn parquet_sums(files: &[DataFile]) -> Result<Sums> {
     let mut sums = Sums::default();
     for file in files {
         let what = || format!("read {}", file.path.display());

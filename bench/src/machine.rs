@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 ///
 /// # Errors
 /// Where the binary doesn't tell its version: then it can't be measured either.
-pub fn versions(binary: &Path) -> Result<Value> {
+pub(crate) fn versions(binary: &Path) -> Result<Value> {
     if !binary.is_file() {
         bail!(
             "there is no binary {}: build it first (cargo build --release --locked -p tidemill-cli), or name it by --bin",

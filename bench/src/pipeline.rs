@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 /// How the source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceFormat {
+pub(crate) enum SourceFormat {
     /// Bytes.
     Raw,
     /// All seven columns are declared.
@@ -22,25 +22,25 @@ const COLUMNS: &str = "user_id VARCHAR, page_id VARCHAR, ad_id VARCHAR, ad_type 
 
 /// What a pipeline file says, as far as rows differ.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// Batch interval.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// Bootstrap brokers.
-    pub brokers: &'a str,
+    pub(crate) brokers: &'a str,
     /// The topic.
-    pub topic: &'a str,
+    pub(crate) topic: &'a str,
     /// Its format.
-    pub format: SourceFormat,
+    pub(crate) format: SourceFormat,
     /// The query.
-    pub sql: &'a str,
+    pub(crate) sql: &'a str,
     /// The lines of the sink beside its query.
-    pub sink: &'a str,
+    pub(crate) sink: &'a str,
 }
 
 /// A pipeline file in a folder of its own with a name of its own, so that checkpoint, sink and ledger are fresh. The
 /// folder goes away with this value.
 #[derive(Debug)]
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     folder: TempDir,
     name: String,
 }
@@ -50,7 +50,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Where it can't be written.
-    pub fn write(folder: &Path, row: &str, text: &Text<'_>) -> Result<Self> {
+    pub(crate) fn write(folder: &Path, row: &str, text: &Text<'_>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::Builder::new()
             .prefix("tidemill-bench-")
@@ -67,17 +67,17 @@ impl Pipeline {
     }
 
     /// The application's name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The pipeline file.
-    pub fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("pipeline.toml")
     }
 
     /// The folder that file sinks write to: `out` beside the file.
-    pub fn out(&self) -> PathBuf {
+    pub(crate) fn out(&self) -> PathBuf {
         self.folder.path().join("out")
     }
 }

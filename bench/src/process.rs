@@ -21,18 +21,18 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A line of the child's log and when it came.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub(crate) struct Line {
     /// When it was read.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// The object, or null where the line is none.
-    pub value: Value,
+    pub(crate) value: Value,
     /// The line.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Line {
     /// True where the line tells of a committed batch.
-    pub fn is_batch(&self) -> bool {
+    pub(crate) fn is_batch(&self) -> bool {
         self.value["message"] == "batch" && self.value["batch"].is_u64()
     }
 
@@ -40,7 +40,7 @@ impl Line {
     ///
     /// # Errors
     /// Where it isn't there.
-    pub fn number(&self, field: &str) -> Result<f64> {
+    pub(crate) fn number(&self, field: &str) -> Result<f64> {
         self.value[field]
             .as_f64()
             .with_context(|| format!("the log line has no number {field}: {}", self.text))
@@ -56,7 +56,7 @@ struct Log {
 
 /// A running child. It is killed where this value is dropped before its end was waited for.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     pid: u32,
     started: Instant,
     own_peak: u64,
@@ -71,15 +71,15 @@ pub struct Process {
 
 /// A child that has ended.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// From just before its start to its end.
-    pub wall: Duration,
+    pub(crate) wall: Duration,
     /// What it used.
-    pub usage: Usage,
+    pub(crate) usage: Usage,
     /// Its standard output.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Its log.
-    pub log: Vec<Line>,
+    pub(crate) log: Vec<Line>,
 }
 
 impl Process {
@@ -88,7 +88,13 @@ impl Process {
     ///
     /// # Errors
     /// Where it can't be started.
-    pub fn start(binary: &Path, file: &Path, args: &[&str], env: &[(&str, &str)], limit: Duration) -> Result<Self> {
+    pub(crate) fn start(
+        binary: &Path,
+        file: &Path,
+        args: &[&str],
+        env: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<Self> {
         let mut command = Command::new(binary);
         command.arg("run").arg(file).args(["--log", "json"]).args(args);
         for (name, _) in std::env::vars_os() {
@@ -136,7 +142,7 @@ impl Process {
     }
 
     /// When it was started.
-    pub fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
@@ -144,7 +150,7 @@ impl Process {
     ///
     /// # Errors
     /// Where it has ended.
-    pub fn cpu_time(&self) -> Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
         usage::cpu_time(self.pid).with_context(|| format!("the process has ended\n{}", self.log.tail()))
     }
 
@@ -152,7 +158,12 @@ impl Process {
     ///
     /// # Errors
     /// With the log, where it is not within `limit`, or the child ends before.
-    pub fn wait_for_log(&self, what: &str, limit: Duration, mut done: impl FnMut(&[Line]) -> bool) -> Result<()> {
+    pub(crate) fn wait_for_log(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&[Line]) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -175,7 +186,7 @@ impl Process {
     }
 
     /// True where the log has come to its end, as it does when the child ends.
-    pub fn log_has_ended(&self) -> bool {
+    pub(crate) fn log_has_ended(&self) -> bool {
         self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
@@ -183,7 +194,7 @@ impl Process {
     ///
     /// # Errors
     /// As [`Self::wait`].
-    pub fn stop(self) -> Result<Finished> {
+    pub(crate) fn stop(self) -> Result<Finished> {
         self.signal(Signal::TERM);
         self.wait()
     }
@@ -192,7 +203,7 @@ impl Process {
     ///
     /// # Errors
     /// With the log, where it ends otherwise than with 0, or was killed for taking too long.
-    pub fn wait(mut self) -> Result<Finished> {
+    pub(crate) fn wait(mut self) -> Result<Finished> {
         let (status, wall, mut usage, late) = self.reap()?;
         // Its own peak is hidden where this process was larger at the fork.
         if usage.peak_bytes <= self.own_peak {
@@ -262,7 +273,7 @@ impl Log {
 
 impl Finished {
     /// The number of committed batches.
-    pub fn batches(&self) -> usize {
+    pub(crate) fn batches(&self) -> usize {
         self.log.iter().filter(|line| line.is_batch()).count()
     }
 
@@ -270,7 +281,7 @@ impl Finished {
     ///
     /// # Errors
     /// Where a line of a batch lacks it.
-    pub fn batch_records(&self) -> Result<Vec<u64>> {
+    pub(crate) fn batch_records(&self) -> Result<Vec<u64>> {
         let batches = self.log.iter().filter(|line| line.is_batch());
         batches.map(|line| Ok(line.number("records")? as u64)).collect()
     }
@@ -279,7 +290,7 @@ impl Finished {
     ///
     /// # Errors
     /// Where it says otherwise.
-    pub fn read_exactly(&self, records: u64) -> Result<()> {
+    pub(crate) fn read_exactly(&self, records: u64) -> Result<()> {
         let read: u64 = self.batch_records()?.iter().sum();
         let mut skipped = 0.0;
         for line in self.log.iter().filter(|line| line.is_batch()) {

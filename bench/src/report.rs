@@ -11,16 +11,16 @@ use crate::process::Finished;
 
 /// One measured run.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub(crate) struct Run {
     /// What was measured, as it is named in the results.
-    pub name: String,
+    pub(crate) name: String,
     /// Its figures; the unit is in each one's name.
-    pub figures: Map<String, Value>,
+    pub(crate) figures: Map<String, Value>,
 }
 
 impl Run {
     /// A run without figures.
-    pub fn new(name: impl Into<String>) -> Self {
+    pub(crate) fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             figures: Map::new(),
@@ -28,13 +28,13 @@ impl Run {
     }
 
     /// Adds a figure.
-    pub fn with(mut self, name: &str, figure: impl Into<Value>) -> Self {
+    pub(crate) fn with(mut self, name: &str, figure: impl Into<Value>) -> Self {
         self.figures.insert(name.to_owned(), figure.into());
         self
     }
 
     /// Adds what the process used.
-    pub fn with_process(self, finished: &Finished) -> Self {
+    pub(crate) fn with_process(self, finished: &Finished) -> Self {
         let usage = finished.usage;
         self.with("wall_s", rounded(finished.wall.as_secs_f64(), 4))
             .with("cpu_s", rounded((usage.user + usage.system).as_secs_f64(), 4))
@@ -44,7 +44,7 @@ impl Run {
     }
 
     /// Adds what the process did, and what it used, per input record.
-    pub fn with_throughput(self, records: u64, finished: &Finished) -> Self {
+    pub(crate) fn with_throughput(self, records: u64, finished: &Finished) -> Self {
         let cpu = finished.usage.user + finished.usage.system;
         self.with_process(finished)
             .with("records", records)
@@ -61,7 +61,7 @@ impl Run {
     }
 
     /// The run's line in the results.
-    pub fn line(&self, number: u32, versions: &Value) -> Value {
+    pub(crate) fn line(&self, number: u32, versions: &Value) -> Value {
         let at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -76,32 +76,32 @@ impl Run {
 }
 
 /// Records per second, whole.
-pub fn per_second(records: u64, time: Duration) -> f64 {
+pub(crate) fn per_second(records: u64, time: Duration) -> f64 {
     rounded(records as f64 / time.as_secs_f64().max(1e-9), 0)
 }
 
 /// `value` with so many digits after the point.
-pub fn rounded(value: f64, digits: i32) -> f64 {
+pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let factor = 10_f64.powi(digits);
     (value * factor).round() / factor
 }
 
 /// What a row has to reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The name of the runs it is about.
-    pub run: &'static str,
+    pub(crate) run: &'static str,
     /// The figure.
-    pub figure: &'static str,
+    pub(crate) figure: &'static str,
     /// For people.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// The bound.
-    pub bound: Bound,
+    pub(crate) bound: Bound,
 }
 
 /// On which side of a number a median has to lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// This or less.
     AtMost(f64),
     /// This or more.
@@ -111,7 +111,7 @@ pub enum Bound {
 }
 
 /// What must be reached, row by row.
-pub const TARGETS: &[Target] = &[
+pub(crate) const TARGETS: &[Target] = &[
     target("count", "cpu_ns_per_record", "ns CPU per record", Bound::AtMost(220.0)),
     target(
         "count-raw",
@@ -166,7 +166,7 @@ const fn target(run: &'static str, figure: &'static str, unit: &'static str, bou
 
 impl Target {
     /// A line for people about the runs of this name; none where there are none.
-    pub fn verdict(&self, runs: &[Run]) -> Option<String> {
+    pub(crate) fn verdict(&self, runs: &[Run]) -> Option<String> {
         let values: Vec<f64> = runs
             .iter()
             .filter(|run| run.name == self.run)
@@ -196,9 +196,9 @@ impl Target {
 
 /// Where lines for people and for programs go.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// Standard output carries only what programs read; lines for people go to standard error.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Output {
@@ -206,7 +206,7 @@ impl Output {
     ///
     /// # Errors
     /// Where standard output is closed.
-    pub fn program(self, line: &Value) -> Result<()> {
+    pub(crate) fn program(self, line: &Value) -> Result<()> {
         Ok(writeln!(std::io::stdout().lock(), "{line}")?)
     }
 
@@ -214,7 +214,7 @@ impl Output {
     ///
     /// # Errors
     /// Where the stream is closed.
-    pub fn person(self, line: &str) -> Result<()> {
+    pub(crate) fn person(self, line: &str) -> Result<()> {
         if self.json {
             Ok(writeln!(std::io::stderr().lock(), "{line}")?)
         } else {

@@ -21,11 +21,11 @@ use crate::expected::Sums;
 use crate::pace;
 
 /// Ad events.
-pub const EVENTS: &str = "bench-events";
+pub(crate) const EVENTS: &str = "bench-events";
 /// 100 random bytes each.
-pub const RAW: &str = "bench-raw";
+pub(crate) const RAW: &str = "bench-raw";
 /// Partitions of every topic that holds data.
-pub const PARTITIONS: i32 = 8;
+pub(crate) const PARTITIONS: i32 = 8;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Uncompressed bytes of a record batch at most: with these, 10 million events come in some 21,000 batches.
@@ -45,7 +45,7 @@ struct Row<'a> {
 }
 
 /// The broker as the bench uses it.
-pub struct Topics {
+pub(crate) struct Topics {
     brokers: String,
     admin: AdminClient<DefaultClientContext>,
     consumer: BaseConsumer,
@@ -56,7 +56,7 @@ impl Topics {
     ///
     /// # Errors
     /// Where no broker answers within 10 s.
-    pub fn connect(brokers: &str) -> Result<Self> {
+    pub(crate) fn connect(brokers: &str) -> Result<Self> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -83,7 +83,7 @@ impl Topics {
     }
 
     /// The bootstrap brokers.
-    pub fn brokers(&self) -> &str {
+    pub(crate) fn brokers(&self) -> &str {
         &self.brokers
     }
 
@@ -108,7 +108,7 @@ impl Topics {
     ///
     /// # Errors
     /// Where the broker doesn't say.
-    pub fn records(&self, topic: &str) -> Result<Option<u64>> {
+    pub(crate) fn records(&self, topic: &str) -> Result<Option<u64>> {
         let partitions = self.partitions(topic)?;
         let mut records = 0;
         for partition in &partitions {
@@ -125,7 +125,7 @@ impl Topics {
     ///
     /// # Errors
     /// Where it isn't there or is empty.
-    pub fn loaded(&self, topic: &str) -> Result<u64> {
+    pub(crate) fn loaded(&self, topic: &str) -> Result<u64> {
         match self.records(topic)? {
             Some(records) if records > 0 => Ok(records),
             _ => bail!(
@@ -139,7 +139,7 @@ impl Topics {
     ///
     /// # Errors
     /// The broker's.
-    pub fn remove(&self, topic: &str) -> Result<()> {
+    pub(crate) fn remove(&self, topic: &str) -> Result<()> {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         let results = futures::executor::block_on(self.admin.delete_topics(&[topic], &options))?;
         for result in results {
@@ -155,7 +155,7 @@ impl Topics {
     ///
     /// # Errors
     /// The broker's, and where it takes longer than 30 s.
-    pub fn make(&self, topic: &str, partitions: i32) -> Result<()> {
+    pub(crate) fn make(&self, topic: &str, partitions: i32) -> Result<()> {
         self.remove(topic)?;
         let deadline = Instant::now() + TIMEOUT;
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
@@ -185,7 +185,7 @@ impl Topics {
     ///
     /// # Errors
     /// The broker's.
-    pub fn fill(
+    pub(crate) fn fill(
         &self,
         topic: &str,
         stream: Records,
@@ -216,7 +216,7 @@ impl Topics {
     ///
     /// # Errors
     /// The broker's; a key that is not the ad's, a value without all seven columns.
-    pub fn read_committed(&self, topic: &str) -> Result<Sums> {
+    pub(crate) fn read_committed(&self, topic: &str) -> Result<Sums> {
         let partitions = self.partitions(topic)?;
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
@@ -262,7 +262,7 @@ impl Topics {
     ///
     /// # Errors
     /// The broker's, and where the clock ran away from the writer.
-    pub fn trickle(&self, topic: &str, per_interval: u32, interval: Duration, time: Duration) -> Result<u64> {
+    pub(crate) fn trickle(&self, topic: &str, per_interval: u32, interval: Duration, time: Duration) -> Result<u64> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .set("linger.ms", "0")

@@ -13,21 +13,21 @@ use std::time::Duration;
 
 /// What a process used from its start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// CPU time in user mode, all threads.
-    pub user: Duration,
+    pub(crate) user: Duration,
     /// CPU time in the kernel on its behalf, all threads.
-    pub system: Duration,
+    pub(crate) system: Duration,
     /// Largest resident memory in bytes. A process counts from its fork on, so this is never below what the process
     /// that started it held at that moment.
-    pub peak_bytes: u64,
+    pub(crate) peak_bytes: u64,
 }
 
 /// Waits for the end of the child `pid` and takes it from the process table.
 ///
 /// # Errors
 /// The system's, as where `pid` is no child of this process or has been waited for.
-pub fn wait(pid: u32) -> io::Result<(ExitStatus, Usage)> {
+pub(crate) fn wait(pid: u32) -> io::Result<(ExitStatus, Usage)> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
@@ -57,7 +57,7 @@ pub fn wait(pid: u32) -> io::Result<(ExitStatus, Usage)> {
 ///
 /// # Errors
 /// The system's, as where there is no such process.
-pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut clock = 0;
     // SAFETY: the pointer is to a live place of the right type.

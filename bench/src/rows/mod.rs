@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 
 /// A workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Row {
+pub(crate) enum Row {
     /// Ad events as bytes, counted and measured
     Count,
     /// 100 random bytes each, counted and measured
@@ -48,17 +48,17 @@ pub enum Row {
 }
 
 /// What rows share.
-pub struct Bench {
+pub(crate) struct Bench {
     /// The binary.
-    pub binary: PathBuf,
+    pub(crate) binary: PathBuf,
     /// Folder for pipelines, checkpoints and file sinks.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The broker.
-    pub topics: Topics,
+    pub(crate) topics: Topics,
     /// The database's URL, where there is one.
-    pub postgres: Option<String>,
+    pub(crate) postgres: Option<String>,
     /// How long rows that stand at an interval are measured.
-    pub window: Duration,
+    pub(crate) window: Duration,
     expected: OnceCell<Expected>,
 }
 
@@ -67,7 +67,7 @@ impl Row {
     ///
     /// # Errors
     /// Where a server or the data is missing, the run fails, or its answer is wrong.
-    pub fn measure(self, bench: &Bench) -> Result<Vec<Run>> {
+    pub(crate) fn measure(self, bench: &Bench) -> Result<Vec<Run>> {
         match self {
             Self::Count => throughput::count(bench).map(|run| vec![run]),
             Self::CountRaw => throughput::count_raw(bench).map(|run| vec![run]),
@@ -85,7 +85,13 @@ impl Row {
 
 impl Bench {
     /// A bench on these.
-    pub fn new(binary: PathBuf, folder: PathBuf, topics: Topics, postgres: Option<String>, window: Duration) -> Self {
+    pub(crate) fn new(
+        binary: PathBuf,
+        folder: PathBuf,
+        topics: Topics,
+        postgres: Option<String>,
+        window: Duration,
+    ) -> Self {
         Self {
             binary,
             folder,
