@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tidemill_connect::console::ConsoleSink;
+use tidemill_connect::file::{Encoding, FileSink};
 use tidemill_core::start::StartPolicy;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
@@ -143,7 +144,12 @@ fn open(settings: &Settings, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
         SinkKind::Console { limit } => {
             Box::new(ConsoleSink::new(&sink.name, usize::try_from(*limit).unwrap_or(usize::MAX)))
         }
-        SinkKind::File { .. } | SinkKind::Postgres { .. } => return Err(nothing("this sink")),
+        SinkKind::File { path, format, compression } => {
+            let compression = (!compression.is_empty()).then_some(*compression);
+            let encoding = Encoding::parse(format, compression)?;
+            Box::new(FileSink::new(&sink.name, &path.display().to_string(), encoding)?)
+        }
+        SinkKind::Postgres { .. } => return Err(nothing("this sink")),
         SinkKind::Kafka { brokers, topic, format, key, headers, compression, properties } => {
             let mut config = KafkaSinkConfig::new(brokers, topic);
             config.format = if *format == "raw" { ValueFormat::Raw } else { ValueFormat::Json };

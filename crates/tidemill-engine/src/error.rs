@@ -74,8 +74,12 @@ impl Error {
         let mut text = self.message.clone();
         let mut cause = StdError::source(self);
         while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let one = error.to_string();
+            // Some libraries repeat the cause in their own text.
+            if !text.contains(&one) {
+                text.push_str(": ");
+                text.push_str(&one);
+            }
             cause = error.source();
         }
         text
