@@ -1,1 +1,3 @@
 //! tidemill-connect
+
+pub mod postgres;
