@@ -1,3 +1,4 @@
-//! tidemill-connect
+//! The systems around Kafka that Tidemill writes to.
 
+pub mod console;
 pub mod postgres;

@@ -23,6 +23,10 @@ impl Format for RawFormat {
     fn decoder(&self, wanted: &[usize]) -> Box<dyn Decoder> {
         Box::new(RawDecoder { wanted: wanted.len() })
     }
+
+    fn validates_without_columns(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +66,7 @@ mod tests {
             timestamps: None,
             headers: None,
             position: 10,
+            bytes: 0,
         };
         let decoded = RawFormat.decoder(&[0]).decode(&rows);
         assert!(decoded.bad.is_none());

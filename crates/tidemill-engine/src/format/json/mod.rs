@@ -84,6 +84,10 @@ impl Format for JsonFormat {
             fields,
         })
     }
+
+    fn validates_without_columns(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

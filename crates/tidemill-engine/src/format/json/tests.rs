@@ -17,6 +17,7 @@ fn rows<B: AsRef<[u8]>>(records: &[Option<B>]) -> RawRows {
         timestamps: None,
         headers: None,
         position: records.len() as i64,
+        bytes: 0,
     }
 }
 

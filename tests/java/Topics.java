@@ -1,0 +1,145 @@
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.concurrent.ExecutionException;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AdminClientConfig;
+import org.apache.kafka.clients.admin.ListOffsetsOptions;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.common.IsolationLevel;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
+
+/**
+ * Topics from outside.
+ *
+ * <pre>
+ * Topics BROKERS wait SECONDS                            until the broker answers and is ready for requests
+ * Topics BROKERS create TOPIC PARTITIONS [name=value …]  with topic configs
+ * Topics BROKERS delete TOPIC …                          and wait until it is gone
+ * Topics BROKERS list
+ * Topics BROKERS describe TOPIC                          "id UUID", then a line per partition, then configs that were set
+ * </pre>
+ * A partition line reads {@code partition P start S stable L end H}: L is the last stable offset, H the high watermark.
+ */
+public final class Topics {
+    public static void main(String[] args) throws Exception {
+        if (args.length < 2) {
+            System.err.println("usage: Topics BROKERS wait|create|delete|list|describe …");
+            System.exit(2);
+        }
+        Map<String, Object> settings = new HashMap<>();
+        settings.put(AdminClientConfig.BOOTSTRAP_SERVERS_CONFIG, args[0]);
+        settings.put(AdminClientConfig.DEFAULT_API_TIMEOUT_MS_CONFIG, 20_000);
+        settings.put(AdminClientConfig.REQUEST_TIMEOUT_MS_CONFIG, 10_000);
+        settings.put(AdminClientConfig.RECONNECT_BACKOFF_MS_CONFIG, 100);
+        settings.put(AdminClientConfig.RECONNECT_BACKOFF_MAX_MS_CONFIG, 250);
+        try (Admin admin = Admin.create(settings)) {
+            switch (args[1]) {
+                case "wait" -> waitReady(admin, Duration.ofSeconds(Long.parseLong(args[2])));
+                case "create" -> create(admin, args[2], Integer.parseInt(args[3]), configs(args, 4));
+                case "delete" -> delete(admin, List.of(args).subList(2, args.length));
+                case "list" -> new TreeSet<>(admin.listTopics().names().get()).forEach(System.out::println);
+                case "describe" -> describe(admin, args[2]);
+                default -> throw new IllegalArgumentException("unknown command " + args[1]);
+            }
+        }
+    }
+
+    static Map<String, String> configs(String[] args, int from) {
+        Map<String, String> configs = new TreeMap<>();
+        for (int at = from; at < args.length; at++) {
+            int equals = args[at].indexOf('=');
+            if (equals < 1) {
+                throw new IllegalArgumentException("not name=value: " + args[at]);
+            }
+            configs.put(args[at].substring(0, equals), args[at].substring(equals + 1));
+        }
+        return configs;
+    }
+
+    /** An open port is not enough: a topic must be made and removed, which needs an active controller and a registered broker. */
+    private static void waitReady(Admin admin, Duration limit) throws Exception {
+        long deadline = System.nanoTime() + limit.toNanos();
+        String probe = "tidemill-probe-" + ProcessHandle.current().pid();
+        while (true) {
+            try {
+                create(admin, probe, 1, Map.of());
+                delete(admin, List.of(probe));
+                return;
+            } catch (ExecutionException error) {
+                if (System.nanoTime() > deadline) {
+                    throw error;
+                }
+                Thread.sleep(100);
+            }
+        }
+    }
+
+    /** Makes a topic with one replica and waits until every partition has a leader. */
+    static void create(Admin admin, String topic, int partitions, Map<String, String> configs) throws Exception {
+        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all().get();
+        long deadline = System.nanoTime() + Duration.ofSeconds(20).toNanos();
+        while (true) {
+            try {
+                TopicDescription seen = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+                boolean led = seen.partitions().stream().allMatch(p -> p.leader() != null && !p.leader().isEmpty());
+                if (led && seen.partitions().size() == partitions) {
+                    return;
+                }
+            } catch (ExecutionException notYet) {
+                if (System.nanoTime() > deadline) {
+                    throw notYet;
+                }
+            }
+            if (System.nanoTime() > deadline) {
+                throw new IllegalStateException("topic " + topic + " has no leader after 20 s");
+            }
+            Thread.sleep(20);
+        }
+    }
+
+    static void delete(Admin admin, List<String> topics) throws Exception {
+        admin.deleteTopics(topics).all().get();
+        long deadline = System.nanoTime() + Duration.ofSeconds(20).toNanos();
+        while (admin.listTopics().names().get().stream().anyMatch(topics::contains)) {
+            if (System.nanoTime() > deadline) {
+                throw new IllegalStateException("still listed 20 s after their removal: " + topics);
+            }
+            Thread.sleep(20);
+        }
+    }
+
+    private static void describe(Admin admin, String topic) throws Exception {
+        TopicDescription description = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+        System.out.println("id " + description.topicId());
+        List<TopicPartition> partitions = new ArrayList<>();
+        description.partitions().forEach(p -> partitions.add(new TopicPartition(topic, p.partition())));
+        Map<TopicPartition, Long> start = offsets(admin, partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED);
+        Map<TopicPartition, Long> stable = offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED);
+        Map<TopicPartition, Long> end = offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED);
+        for (TopicPartition p : partitions) {
+            System.out.printf("partition %d start %d stable %d end %d%n", p.partition(), start.get(p), stable.get(p), end.get(p));
+        }
+        ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+        admin.describeConfigs(List.of(resource)).all().get().get(resource).entries().stream()
+                .filter(entry -> entry.source() == org.apache.kafka.clients.admin.ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG)
+                .forEach(entry -> System.out.println("config " + entry.name() + "=" + entry.value()));
+    }
+
+    static Map<TopicPartition, Long> offsets(Admin admin, List<TopicPartition> partitions, OffsetSpec spec, IsolationLevel level)
+            throws Exception {
+        Map<TopicPartition, OffsetSpec> asked = new HashMap<>();
+        partitions.forEach(partition -> asked.put(partition, spec));
+        Map<TopicPartition, Long> answer = new HashMap<>();
+        admin.listOffsets(asked, new ListOffsetsOptions(level)).all().get()
+                .forEach((partition, info) -> answer.put(partition, info.offset()));
+        return answer;
+    }
+}

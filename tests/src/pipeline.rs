@@ -1,0 +1,359 @@
+//! A pipeline file in a folder of its own, and processes that run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::servers;
+
+/// How often a state that nothing announces is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A pipeline file, alone in a folder that goes away with this value.
+#[derive(Debug)]
+pub struct Pipeline {
+    folder: TempDir,
+    file: PathBuf,
+}
+
+impl Pipeline {
+    /// Writes the file. Relative paths in `text` lie in its folder.
+    ///
+    /// # Errors
+    /// Where the folder or the file can't be written.
+    pub fn write(text: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("tidemill-test-").tempdir()?;
+        let file = folder.path().join("pipeline.toml");
+        fs::write(&file, text)?;
+        Ok(Self { folder, file })
+    }
+
+    /// The pipeline's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The pipeline's file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Starts `tidemill run FILE --until-caught-up` with the variables `env`.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn start_to_end(&self, env: &[(&str, &str)]) -> Result<Run> {
+        self.start(&["--until-caught-up"], env)
+    }
+
+    /// Starts `tidemill run FILE` with more arguments and the variables `env`. Nothing of the harness's own environment
+    /// that begins with `TIDEMILL_` is passed on.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Run> {
+        let mut command = Command::new(servers::binary());
+        command.arg("run").arg(&self.file).args(args);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEMILL_")) {
+            command.env_remove(name);
+        }
+        if std::env::var_os("TIDEMILL_TEST_POSTGRES").is_some() {
+            command.env("DATABASE_URL", servers::postgres());
+        }
+        command.envs(env.iter().copied());
+        Run::start(command)
+    }
+
+    /// Runs to the end and expects success within `limit`.
+    ///
+    /// # Errors
+    /// With the log, where it doesn't end with 0 in time.
+    pub fn run_to_end(&self, env: &[(&str, &str)], limit: Duration) -> Result<Finished> {
+        let finished = self.start_to_end(env)?.wait(limit)?;
+        if finished.code() != Some(0) {
+            bail!(
+                "expected the pipeline to finish: {}\n{}",
+                finished.status,
+                finished.log_tail()
+            );
+        }
+        Ok(finished)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    grown: Condvar,
+}
+
+impl Log {
+    fn text(&self) -> String {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).0.join("\n")
+    }
+}
+
+/// A running process of the binary. It is killed where this value is dropped.
+#[derive(Debug)]
+pub struct Run {
+    child: Child,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<String>>,
+}
+
+impl Run {
+    /// Starts a command and collects its output.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{command:?} can't be started"))?;
+        let mut stdout = child.stdout.take().context("standard output is a pipe")?;
+        let stderr = child.stderr.take().context("standard error is a pipe")?;
+        let log = Arc::new(Log::default());
+        let into = Arc::clone(&log);
+        let out = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _read = stdout.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let err = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n') {
+                let Ok(line) = line else { break };
+                let line = String::from_utf8_lossy(&line).into_owned();
+                into.lines.lock().unwrap_or_else(PoisonError::into_inner).0.push(line);
+                into.grown.notify_all();
+            }
+            into.lines.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+            into.grown.notify_all();
+            String::new()
+        });
+        Ok(Self {
+            child,
+            log,
+            readers: vec![out, err],
+        })
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a signal. A process that is gone already is no error.
+    pub fn signal(&self, signal: Signal) {
+        let _gone = kill_process(self.pid(), signal);
+    }
+
+    /// True until the process has ended.
+    ///
+    /// # Errors
+    /// Where the system can't tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits until the process is frozen by SIGSTOP, its own or ours. False where it ended instead.
+    ///
+    /// # Errors
+    /// With the log, where neither happens within `limit`.
+    pub fn wait_frozen(&mut self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        let stat = format!("/proc/{}/stat", self.child.id());
+        loop {
+            // The state follows the name, which stands in brackets and may hold anything.
+            let text = fs::read_to_string(&stat).unwrap_or_default();
+            if text
+                .rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with('T'))
+            {
+                return Ok(true);
+            }
+            if !self.is_running()? {
+                return Ok(false);
+            }
+            if Instant::now() > deadline {
+                bail!("neither frozen nor ended within {limit:?}\n{}", self.log.text());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Waits until a line of standard error contains `needle`. False where the process ended without.
+    ///
+    /// # Errors
+    /// With the log, where neither happens within `limit`.
+    pub fn wait_for_log(&self, needle: &str, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        let mut lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if lines.0.iter().any(|line| line.contains(needle)) {
+                return Ok(true);
+            }
+            if lines.1 {
+                return Ok(false);
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                bail!("{needle:?} is not in the log after {limit:?}\n{}", lines.0.join("\n"));
+            };
+            lines = self
+                .log
+                .grown
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits `time`, or less where the process ends before. True where it still runs.
+    ///
+    /// # Errors
+    /// Where the system can't tell.
+    pub fn runs_for(&mut self, time: Duration) -> Result<bool> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if !self.is_running()? {
+                return Ok(false);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        self.is_running()
+    }
+
+    /// Kills the process and waits for its end.
+    ///
+    /// # Errors
+    /// Where it doesn't end.
+    pub fn kill(self) -> Result<Finished> {
+        self.signal(Signal::KILL);
+        self.wait(Duration::from_secs(30))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// With the log, where it doesn't come within `limit`; the process is killed then.
+    pub fn wait(mut self, limit: Duration) -> Result<Finished> {
+        let deadline = Instant::now() + limit;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                bail!("not at its end after {limit:?}\n{}", tail(&self.log.text()));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        };
+        let mut stdout = String::new();
+        for reader in self.readers.drain(..) {
+            stdout.push_str(&reader.join().unwrap_or_default());
+        }
+        Ok(Finished {
+            status,
+            stdout,
+            stderr: self.log.text(),
+        })
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // A frozen process takes SIGKILL too.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Everything on standard output.
+    pub stdout: String,
+    /// Everything on standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The exit code, where it ended by itself.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// True where SIGKILL ended it.
+    pub fn was_killed(&self) -> bool {
+        self.status.signal() == Some(Signal::KILL.as_raw())
+    }
+
+    /// The last lines of the log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.stderr)
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Run {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Run::start(command).expect("sh starts")
+    }
+
+    #[test]
+    fn output_code_and_log_are_collected() {
+        let run = shell("echo data; echo started >&2; exit 3");
+        assert!(run.wait_for_log("started", SOON).expect("in time"));
+        let finished = run.wait(SOON).expect("in time");
+        assert_eq!(
+            (finished.code(), finished.stdout.as_str(), finished.was_killed()),
+            (Some(3), "data\n", false)
+        );
+    }
+
+    #[test]
+    fn a_missing_log_line_is_told_from_an_end() {
+        assert!(!shell("exit 0").wait_for_log("never", SOON).expect("ended"));
+        let error = shell("exec sleep 60").wait_for_log("never", Duration::from_millis(50));
+        assert!(error.expect_err("too late").to_string().contains("never"));
+    }
+
+    #[test]
+    fn a_process_that_kills_itself_was_killed_and_one_that_is_late_is_ended() {
+        assert!(shell("kill -KILL $$").wait(SOON).expect("in time").was_killed());
+        assert!(shell("exec sleep 60").kill().expect("in time").was_killed());
+        assert!(shell("exec sleep 60").wait(Duration::from_millis(50)).is_err());
+    }
+
+    #[test]
+    fn freezing_is_seen_and_undone() {
+        let mut run = shell("kill -STOP $$; exit 5");
+        assert!(run.wait_frozen(SOON).expect("in time"));
+        run.signal(Signal::CONT);
+        assert_eq!(run.wait(SOON).expect("in time").code(), Some(5));
+        assert!(!shell("exit 0").wait_frozen(SOON).expect("in time"));
+    }
+}

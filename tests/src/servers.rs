@@ -1,0 +1,68 @@
+//! Where the servers are. `scripts/servers start` starts them and prints the variables read here.
+
+use std::env;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The broker's `host:port`, from `TIDEMILL_TEST_KAFKA`.
+///
+/// # Panics
+/// Where it isn't set.
+pub fn kafka() -> String {
+    required("TIDEMILL_TEST_KAFKA")
+}
+
+/// The database's URL, with a superuser's name and password, from `TIDEMILL_TEST_POSTGRES`.
+///
+/// # Panics
+/// Where it isn't set.
+pub fn postgres() -> String {
+    required("TIDEMILL_TEST_POSTGRES")
+}
+
+/// The class path of the programs in `tests/java`, from `TIDEMILL_TEST_JAVA_CP`.
+///
+/// # Panics
+/// Where it isn't set.
+pub fn java_class_path() -> String {
+    required("TIDEMILL_TEST_JAVA_CP")
+}
+
+/// The binary under test, built with the feature `fault-injection`, from `TIDEMILL_TEST_BIN`.
+///
+/// # Panics
+/// Where it isn't set or is no file.
+pub fn binary() -> PathBuf {
+    let path = PathBuf::from(required("TIDEMILL_TEST_BIN"));
+    assert!(path.is_file(), "TIDEMILL_TEST_BIN={} is no file", path.display());
+    path
+}
+
+fn required(name: &str) -> String {
+    match env::var(name) {
+        Ok(value) if !value.is_empty() => value,
+        _ => panic!(
+            "{name} is not set. Run the tests through scripts/test, or first: eval \"$(scripts/servers start)\", and \
+             TIDEMILL_TEST_BIN=path of a tidemill built with --features fault-injection"
+        ),
+    }
+}
+
+/// A name that no other test and no earlier run on the same servers has: `[a-z0-9-]`, at most 40 characters for a
+/// `prefix` of 15.
+///
+/// # Panics
+/// Where the clock stands before 1970.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock is past 1970");
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!(
+        "{prefix}-{:x}-{:x}-{number}",
+        since_1970.as_millis() & 0xffff_ffff,
+        std::process::id()
+    )
+}
