@@ -1,1 +1,3 @@
-//! tidemill-connect
+//! The systems around Kafka that Tidemill writes to.
+
+pub mod console;

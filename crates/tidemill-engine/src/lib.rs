@@ -3,10 +3,12 @@
 //! Knows no Kafka and no database. See `docs/architecture.md`.
 
 pub mod checkpoint;
+pub mod driver;
 pub mod error;
 pub mod failpoint;
 pub mod format;
 pub mod sink;
 pub mod source;
+pub mod sql;
 pub mod store;
 pub mod time;

@@ -55,6 +55,8 @@ pub struct RawRows {
     pub headers: Option<ListArray>,
     /// The position after these rows: the next offset to read, beyond markers and gaps.
     pub position: i64,
+    /// Bytes of keys and values of these records, wanted or not.
+    pub bytes: u64,
 }
 
 /// The item field of [`RawRows::headers`].

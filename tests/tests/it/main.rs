@@ -1,6 +1,10 @@
-//! The binary against real servers. `scripts/test integration` and `scripts/test crash` run these.
+//! The binary and the sinks against real servers. `scripts/test integration` and `scripts/test crash` run these.
+//!
+//! A server that is missing is a failed test: `scripts/servers start` prints the variables that name them.
 
 mod crash;
 mod hard_topics;
+mod kafka_server;
+mod kafka_sink;
 mod storm;
 mod two_drivers;

@@ -6,6 +6,14 @@ use arrow::array::{ArrayRef, BooleanArray};
 
 use crate::source::RawRows;
 
+pub mod columns;
+mod json;
+mod raw;
+
+pub use columns::parse as parse_columns;
+pub use json::JsonFormat;
+pub use raw::RawFormat;
+
 /// The columns of some records, and which of them were bad.
 #[derive(Debug)]
 pub struct Decoded {
@@ -38,4 +46,7 @@ pub trait Decoder: Debug + Send {
 pub trait Format: Debug + Send + Sync {
     /// A decoder for the value columns `wanted`, indexes into the table's own columns, in that order.
     fn decoder(&self, wanted: &[usize]) -> Box<dyn Decoder>;
+
+    /// True where a record can be bad although none of its columns is wanted, so that values are needed in any case.
+    fn validates_without_columns(&self) -> bool;
 }

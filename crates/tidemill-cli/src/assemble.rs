@@ -1,0 +1,206 @@
+//! From settings to a driver: sources, formats, templates and sinks put together.
+
+use std::sync::Arc;
+
+use tidemill_connect::console::ConsoleSink;
+use tidemill_connect::file::{Compression as FileCompression, FileFormat, FileSink, FileSinkConfig};
+use tidemill_connect::postgres::{PostgresConfig, PostgresSink};
+use tidemill_core::start::StartPolicy;
+use tidemill_engine::checkpoint::Checkpoint;
+use tidemill_engine::checkpoint::record::hash;
+use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
+use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::format::{Format, JsonFormat, RawFormat, parse_columns};
+use tidemill_engine::sink::Sink;
+use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
+use tidemill_engine::sql::template::{Catalog, Query, Template};
+use tidemill_engine::store::LocalStore;
+use tidemill_engine::time::{Clock, SystemClock};
+use tidemill_kafka::sink::{Compression, KafkaSink, KafkaSinkConfig, ValueFormat};
+use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
+use tokio::sync::watch;
+
+use crate::settings::Settings;
+use crate::settings::sink::{SinkKind, SinkSettings};
+use crate::settings::source::{SourceFormat, SourceSettings, Start};
+
+/// The checkpoint of a pipeline.
+pub fn checkpoint(settings: &Settings) -> Checkpoint {
+    Checkpoint::new(Arc::new(LocalStore::new(settings.checkpoint.clone())))
+}
+
+/// The driver of a pipeline, ready to start; nothing is connected yet.
+///
+/// # Errors
+/// Columns and queries that do not fit, with file and line.
+pub async fn driver(
+    settings: &Settings,
+    until_caught_up: bool,
+    stop: watch::Receiver<bool>,
+) -> Result<(Driver, watch::Receiver<Progress>)> {
+    let reduce_slices = std::thread::available_parallelism().map_or(2, usize::from);
+    let tables = settings.sources.iter().map(|source| table(settings, source)).collect::<Result<Vec<_>>>()?;
+    let memory = usize::try_from(settings.memory_limit).unwrap_or(usize::MAX);
+    let catalog = Catalog {
+        tables: tables.clone(),
+        queries: settings
+            .queries
+            .iter()
+            .map(|query| Query { name: query.name.clone(), sql: query.sql.clone() })
+            .collect(),
+        reduce_slices,
+        memory_bytes_max: (memory / settings.sinks.len().max(1)).max(1),
+    };
+    let mut outputs = Vec::new();
+    for sink in &settings.sinks {
+        let template = Template::plan(&catalog, &sink.name, &sink.from.sql())
+            .await
+            .map_err(|error| at_line(settings, &error, sink))?;
+        outputs.push(Output { name: sink.name.clone(), template, sink: open(settings, sink)? });
+    }
+    let sources = settings
+        .sources
+        .iter()
+        .zip(tables)
+        .map(|(source, table)| DriverSource {
+            name: source.name.clone(),
+            source: Arc::clone(&table.source),
+            start: start_policy(&source.start),
+            rate_max: source.rate_max,
+            batch_bytes_max: source.batch_bytes_max,
+        })
+        .collect();
+    let driver_settings = DriverSettings {
+        app: settings.name.clone(),
+        interval: settings.interval,
+        drain_timeout: settings.drain_timeout,
+        reduce_slices,
+        pipeline_hash: pipeline_hash(settings),
+        every_tick: false,
+        until_caught_up,
+    };
+    let clock = Arc::new(SystemClock::default());
+    Ok(Driver::new(driver_settings, clock, checkpoint(settings), sources, outputs, stop))
+}
+
+/// DataFusion names the query; the person needs file and line.
+fn at_line(settings: &Settings, error: &Error, sink: &SinkSettings) -> Error {
+    let text = error.chain();
+    let line = settings
+        .queries
+        .iter()
+        .find(|query| text.starts_with(&format!("queries.{}:", query.name)))
+        .map_or(sink.line, |query| query.line);
+    Error::new(error.kind(), format!("{}:{line}: {text}", settings.file))
+}
+
+/// One source as a table.
+///
+/// # Errors
+/// Columns that can't be read, with file and line.
+pub fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<SourceTable>> {
+    let at = |error: Error| {
+        Error::new(
+            error.kind(),
+            format!("{}:{}: sources.{}.columns: {}", settings.file, source.line, source.name, error.chain()),
+        )
+    };
+    let (format, columns): (Arc<dyn Format>, _) = match source.format {
+        SourceFormat::Json => {
+            let columns = parse_columns(&source.columns).map_err(at)?;
+            (Arc::new(JsonFormat::new(Arc::clone(&columns)).map_err(at)?), columns)
+        }
+        SourceFormat::Raw => (Arc::new(RawFormat), RawFormat::schema()),
+    };
+    let mut config = KafkaConfig::new(&source.brokers.join(","), source.topics.iter().cloned());
+    config.group = Some(source.group.clone());
+    config.isolation = if source.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    for (name, value) in &source.properties {
+        let bytes = value.parse().unwrap_or(config.partition_fetch_bytes);
+        match name.as_str() {
+            "client.id" => config.client_id.clone_from(value),
+            "fetch.max.bytes" => config.response_bytes_max = bytes,
+            _ => config.partition_fetch_bytes = bytes,
+        }
+    }
+    Ok(Arc::new(SourceTable {
+        name: source.name.clone(),
+        source: Arc::new(KafkaSource::new(config)),
+        format,
+        on_bad_record: if source.skip_bad_records { OnBadRecord::Skip } else { OnBadRecord::Stop },
+        columns,
+    }))
+}
+
+fn start_policy(start: &Start) -> StartPolicy {
+    match start {
+        Start::Earliest => StartPolicy::Earliest,
+        Start::Latest => StartPolicy::Latest,
+        Start::Offsets(offsets) => StartPolicy::Offsets(offsets.clone()),
+    }
+}
+
+fn open(settings: &Settings, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
+    Ok(match &sink.kind {
+        SinkKind::Console { limit } => {
+            Box::new(ConsoleSink::new(&sink.name, usize::try_from(*limit).unwrap_or(usize::MAX)))
+        }
+        SinkKind::File { path, format, compression } => {
+            let format = if *format == "json" { FileFormat::Json } else { FileFormat::Parquet };
+            let compression = match (*compression, format) {
+                ("none", _) | ("", FileFormat::Json) => FileCompression::None,
+                ("zstd", _) => FileCompression::Zstd,
+                ("lz4", _) => FileCompression::Lz4,
+                _ => FileCompression::Snappy,
+            };
+            Box::new(FileSink::new(&sink.name, FileSinkConfig { path: path.clone(), format, compression })?)
+        }
+        SinkKind::Postgres { url, table, create_table } => {
+            let config =
+                PostgresConfig { url: url.expose().to_owned(), table: table.clone(), create_table: *create_table };
+            Box::new(PostgresSink::new(sink.name.clone(), config)?)
+        }
+        SinkKind::Kafka { brokers, topic, format, key, headers, compression, properties } => {
+            let mut config = KafkaSinkConfig::new(brokers, topic);
+            config.format = if *format == "raw" { ValueFormat::Raw } else { ValueFormat::Json };
+            config.key.clone_from(key);
+            config.headers.clone_from(headers);
+            config.compression = match *compression {
+                "lz4" => Compression::Lz4,
+                "snappy" => Compression::Snappy,
+                "gzip" => Compression::Gzip,
+                _ => Compression::None,
+            };
+            config.properties = properties.iter().cloned().collect();
+            Box::new(KafkaSink::new(&sink.name, &settings.name, config))
+        }
+    })
+}
+
+/// Hash of what the pipeline computes: sources' columns and policies, queries, what each sink takes.
+fn pipeline_hash(settings: &Settings) -> String {
+    let mut text = String::new();
+    for source in &settings.sources {
+        text.push_str(&format!(
+            "source {} {:?} {} {} {}\n",
+            source.name, source.format, source.columns, source.skip_bad_records, source.read_committed
+        ));
+    }
+    for query in &settings.queries {
+        text.push_str(&format!("query {} {}\n", query.name, query.sql));
+    }
+    for sink in &settings.sinks {
+        text.push_str(&format!("sink {} {}\n", sink.name, sink.from.sql()));
+    }
+    hash(text.as_bytes())
+}
+
+/// Now, in milliseconds since 1970 UTC.
+pub fn now_ms() -> i64 {
+    SystemClock::default().now_ms()
+}
+
+/// The error of a file that names nothing to do.
+pub fn nothing(what: &str) -> Error {
+    Error::new(Kind::Config, format!("{what} is not in this version"))
+}

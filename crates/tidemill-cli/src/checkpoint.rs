@@ -1,0 +1,123 @@
+//! `tidemill checkpoint show|history|verify`
+
+use std::io::Write;
+
+use tidemill_engine::checkpoint::{Checkpoint, Contents};
+use tidemill_engine::error::{Error, Kind};
+
+use crate::Failure;
+use crate::assemble;
+use crate::settings::Settings;
+
+/// Who it belongs to, the last plan, the last commit, positions.
+pub async fn show(settings: &Settings) -> Result<(), Failure> {
+    let checkpoint = assemble::checkpoint(settings);
+    let contents = contents(&checkpoint).await?;
+    let mut out = std::io::stdout().lock();
+    print(&mut out, &checkpoint.location(), &contents).map_err(anyhow::Error::from)?;
+    Ok(())
+}
+
+async fn contents(checkpoint: &Checkpoint) -> Result<Contents, Error> {
+    let contents = checkpoint.read().await?;
+    if contents.app.is_none() {
+        return Err(Error::new(
+            Kind::Config,
+            format!("there is no checkpoint at {}; `tidemill run` makes it", checkpoint.location()),
+        ));
+    }
+    Ok(contents)
+}
+
+fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::Result<()> {
+    writeln!(out, "checkpoint {location}")?;
+    if let Some(app) = &contents.app {
+        writeln!(out, "app {} {}", app.app, app.app_uuid)?;
+    }
+    writeln!(out, "epoch {}", contents.epoch)?;
+    let settled = contents.last_commit.as_ref().map(|commit| commit.batch_id);
+    if let Some(last) = &contents.last_plan {
+        let state = if settled == Some(last.plan.batch_id) { "settled" } else { "not settled" };
+        writeln!(out, "last plan {} {state}, time {} ms, epoch {}", last.plan.batch_id, last.plan.batch_time_ms, last.plan.epoch)?;
+        let positions = if settled == Some(last.plan.batch_id) { last.plan.after() } else { last.plan.before.clone() };
+        for position in positions.iter() {
+            writeln!(out, "position {} {} {}", position.source, position.partition, position.offset)?;
+        }
+        for sink in &last.plan.sinks {
+            writeln!(out, "sink {} {} {}", sink.name, sink.kind, sink.target)?;
+        }
+    }
+    if let Some(commit) = &contents.last_commit {
+        for (name, sink) in &commit.sinks {
+            writeln!(
+                out,
+                "last commit {} sink {name}: {} rows of {} records, {} skipped",
+                commit.batch_id, sink.rows, sink.records_in, sink.skipped
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// One line per batch still kept.
+pub async fn history(settings: &Settings) -> Result<(), Failure> {
+    let checkpoint = assemble::checkpoint(settings);
+    contents(&checkpoint).await?;
+    let mut out = std::io::stdout().lock();
+    for batch in checkpoint.planned().await? {
+        let Some(logged) = checkpoint.plan(batch).await? else { continue };
+        let offsets: u64 = logged.plan.ranges.iter().map(|range| range.offsets()).sum();
+        let ending = match checkpoint.commit(batch).await? {
+            None => "not settled".to_owned(),
+            Some(commit) => commit
+                .sinks
+                .iter()
+                .map(|(name, sink)| format!("{name} {} rows", sink.rows))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let plan = &logged.plan;
+        writeln!(
+            out,
+            "batch {batch} time {} ms epoch {} ranges {} offsets {offsets} limit {}: {ending}",
+            plan.batch_time_ms,
+            plan.epoch,
+            plan.ranges.len(),
+            if plan.limits.reason.is_empty() { "start" } else { &plan.limits.reason }
+        )
+        .map_err(anyhow::Error::from)?;
+    }
+    Ok(())
+}
+
+/// Reads every record and checks version, checksum and order.
+pub async fn verify(settings: &Settings) -> Result<(), Failure> {
+    let checkpoint = assemble::checkpoint(settings);
+    let contents = contents(&checkpoint).await?;
+    let mut plans = 0_u64;
+    let mut commits = 0_u64;
+    let mut before: Option<(u64, i64)> = None;
+    for batch in checkpoint.planned().await? {
+        let Some(logged) = checkpoint.plan(batch).await? else { continue };
+        plans += 1;
+        commits += u64::from(checkpoint.commit(batch).await?.is_some());
+        let time = logged.plan.batch_time_ms;
+        if logged.plan.batch_id != batch {
+            return Err(damaged(format!("plan {batch} says it is batch {}", logged.plan.batch_id)).into());
+        }
+        if let Some((last, last_time)) = before
+            && (batch != last + 1 || time <= last_time)
+        {
+            return Err(damaged(format!("plan {batch} at {time} ms follows plan {last} at {last_time} ms")).into());
+        }
+        before = Some((batch, time));
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{plans} plans and {commits} commit records are whole, epoch {}", contents.epoch)
+        .map_err(anyhow::Error::from)?;
+    Ok(())
+}
+
+fn damaged(what: String) -> Error {
+    Error::new(Kind::Config, format!("the checkpoint is damaged: {what}. Restore it from a copy"))
+}

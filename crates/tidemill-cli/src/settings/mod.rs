@@ -1,0 +1,223 @@
+//! The pipeline file: read whole, checked whole, all problems at once.
+
+mod document;
+mod problem;
+mod secret;
+pub mod sink;
+pub mod source;
+mod units;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use document::{Document, Section};
+pub use problem::{Problem, Problems};
+use sink::{From, SinkSettings};
+use source::SourceSettings;
+
+/// A pipeline file, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file's name as it was given.
+    pub file: String,
+    /// Application id.
+    pub name: String,
+    /// Time between batches.
+    pub interval: Duration,
+    /// The checkpoint's folder.
+    pub checkpoint: PathBuf,
+    /// Bytes that sorts, joins and aggregates may hold.
+    pub memory_limit: u64,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Sources in the order of the file.
+    pub sources: Vec<SourceSettings>,
+    /// Queries in the order of the file.
+    pub queries: Vec<QuerySettings>,
+    /// Sinks in the order of the file.
+    pub sinks: Vec<SinkSettings>,
+}
+
+/// One query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuerySettings {
+    /// The table's name.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// The text.
+    pub sql: String,
+}
+
+impl Settings {
+    /// Reads and checks a pipeline file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Problems {
+            file: file.clone(),
+            list: vec![Problem {
+                line: 0,
+                path: String::new(),
+                message: format!("can't be read: {error}"),
+            }],
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&file, &text, folder, env)
+    }
+
+    fn parse(file: &str, text: &str, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+        let doc = Document::new(text, env);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let line = error.span().map_or(0, |span| doc.line(span.start));
+            doc.problem(line, "", error.message().to_owned());
+        }
+        let settings = if errors.is_empty() {
+            read(&doc, file, table.get_ref(), folder)
+        } else {
+            None
+        };
+        doc.finish(file)?;
+        settings.ok_or_else(|| Problems {
+            file: file.to_owned(),
+            list: vec![Problem {
+                line: 0,
+                path: String::new(),
+                message: "could not be read".to_owned(),
+            }],
+        })
+    }
+}
+
+fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> Option<Settings> {
+    let top = Section::new(doc, String::new(), 1, table);
+    let name = top.required("name", "\"ad-views\"");
+    if let Some(name) = &name {
+        let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
+            top.wrong("name", "must be 1 to 63 of a-z, 0-9 and \"-\"");
+        }
+    }
+    if !top.has("interval") {
+        top.wrong("interval", "is missing; for example interval = \"1s\"");
+    }
+    let interval = top.duration("interval", Duration::from_secs(1));
+    if interval < Duration::from_millis(5) {
+        top.wrong("interval", "must be 5ms or more");
+    }
+    let checkpoint = top.required("checkpoint", "\"checkpoint/ad-views\"");
+    let checkpoint = sink::local_path(&top, "checkpoint", checkpoint, folder);
+    let memory_limit = top.size("memory_limit", 1 << 30);
+    let drain_timeout = top.duration("drain_timeout", Duration::from_secs(30));
+    top.later(&["tables", "zookeeper", "web", "cluster"]);
+    rate(&top);
+    let app = name.clone().unwrap_or_default();
+    let sources: Vec<SourceSettings> = top
+        .named("sources")
+        .into_iter()
+        .filter_map(|(name, section)| source::read(&name, section, &app))
+        .collect();
+    let queries: Vec<QuerySettings> = top
+        .named("queries")
+        .into_iter()
+        .filter_map(|(name, section)| query(&name, section))
+        .collect();
+    let sinks: Vec<SinkSettings> = top
+        .named("sinks")
+        .into_iter()
+        .filter_map(|(name, section)| sink::read(&name, section, folder))
+        .collect();
+    for (key, what) in [("sources", "source"), ("sinks", "sink")] {
+        if !top.has(key) {
+            doc.problem(0, "", format!("there is no {what}: add [{key}.NAME]"));
+        }
+    }
+    tables(doc, &top);
+    top.finish();
+    Some(Settings {
+        file: file.to_owned(),
+        name: name?,
+        interval,
+        checkpoint: checkpoint?,
+        memory_limit,
+        drain_timeout,
+        sources,
+        queries,
+        sinks,
+    })
+}
+
+fn rate(top: &Section<'_, '_>) {
+    let Some(rate) = top.sub("rate") else { return };
+    if rate.flag("backpressure", false) {
+        rate.wrong(
+            "backpressure",
+            "true is not in this version; leave it out or write false",
+        );
+    }
+    rate.later(&["proportional", "integral", "derivative", "min_rate"]);
+    rate.finish();
+}
+
+fn query(name: &str, section: Section<'_, '_>) -> Option<QuerySettings> {
+    let sql = section.required("sql", "\"SELECT …\"");
+    section.one_of("scope", &["batch"], &["running", "{…}"], "batch");
+    section.later(&["emit"]);
+    let line = section.line;
+    section.finish();
+    Some(QuerySettings {
+        name: name.to_owned(),
+        line,
+        sql: sql?,
+    })
+}
+
+/// Names of tables are told apart, and every `from` names one.
+fn tables(doc: &Document<'_>, top: &Section<'_, '_>) {
+    let mut known = BTreeSet::new();
+    for key in ["sources", "queries"] {
+        for (name, section) in top.named(key) {
+            if !known.insert(name.clone()) {
+                doc.problem(
+                    section.line,
+                    section.path.clone(),
+                    format!("there is a source named {name} already"),
+                );
+            }
+        }
+    }
+    for (_, section) in top.named("sinks") {
+        let Some(table) = section.raw("from").and_then(|value| value.as_str()) else {
+            continue;
+        };
+        if !known.contains(table) {
+            let all: Vec<&str> = known.iter().map(String::as_str).collect();
+            section.wrong(
+                "from",
+                format!(
+                    "there is no source or query named {table}; there are {}",
+                    all.join(", ")
+                ),
+            );
+        }
+    }
+}
+
+impl From {
+    /// The query's text.
+    pub fn sql(&self) -> String {
+        match self {
+            Self::Table(name) => format!("SELECT * FROM \"{name}\""),
+            Self::Sql(sql) => sql.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

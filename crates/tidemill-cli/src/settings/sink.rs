@@ -1,0 +1,207 @@
+//! `[sinks.x]`
+
+use std::path::{Path, PathBuf};
+
+use super::document::Section;
+use super::secret::Secret;
+
+/// Where a sink's rows come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// A source or query by name.
+    Table(String),
+    /// A query of its own.
+    Sql(String),
+}
+
+/// One sink.
+#[derive(Debug, Clone)]
+pub struct SinkSettings {
+    /// The sink's name.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// Its rows.
+    pub from: From,
+    /// Where they go.
+    pub kind: SinkKind,
+}
+
+/// What a sink writes to.
+#[derive(Debug, Clone)]
+pub enum SinkKind {
+    /// Standard output.
+    Console {
+        /// Rows printed per batch at most.
+        limit: u64,
+    },
+    /// Files in a folder.
+    File {
+        /// The folder.
+        path: PathBuf,
+        /// `parquet` or `json`.
+        format: &'static str,
+        /// `none`, `snappy`, `zstd`, `lz4`; empty: the format's default.
+        compression: &'static str,
+    },
+    /// A table.
+    Postgres {
+        /// Connection, may hold a password.
+        url: Secret,
+        /// `table` or `schema.table`.
+        table: String,
+        /// Make it when it is missing.
+        create_table: bool,
+    },
+    /// A topic.
+    Kafka {
+        /// Bootstrap brokers.
+        brokers: String,
+        /// The topic.
+        topic: String,
+        /// `json` or `raw`.
+        format: &'static str,
+        /// Column that becomes the record key.
+        key: Option<String>,
+        /// Column that holds the headers.
+        headers: Option<String>,
+        /// `none`, `gzip`, `snappy`, `lz4`, `zstd`.
+        compression: &'static str,
+        /// Passed to the producer.
+        properties: Vec<(String, String)>,
+    },
+}
+
+pub(super) fn read(name: &str, section: Section<'_, '_>, folder: &Path) -> Option<SinkSettings> {
+    let from = match (section.text("from"), section.text("sql")) {
+        (Some(_), Some(_)) => {
+            section.wrong("sql", "a sink has either from or sql");
+            None
+        }
+        (Some(table), None) => Some(From::Table(table)),
+        (None, Some(sql)) => Some(From::Sql(sql)),
+        (None, None) => {
+            if !section.has("from") && !section.has("sql") {
+                section.wrong("from", "is missing; name a source or query, or give sql");
+            }
+            None
+        }
+    };
+    if !section.has("kind") {
+        section.wrong("kind", "is missing; one of console, file, postgres, kafka");
+    }
+    let kind = match section.one_of("kind", &["console", "file", "postgres", "kafka"], &[], "") {
+        "console" => Some(SinkKind::Console {
+            limit: section.count("limit").unwrap_or(20),
+        }),
+        "file" => file(&section, folder),
+        "postgres" => postgres(&section),
+        "kafka" => kafka(&section),
+        _ => return None,
+    };
+    let line = section.line;
+    section.finish();
+    Some(SinkSettings {
+        name: name.to_owned(),
+        line,
+        from: from?,
+        kind: kind?,
+    })
+}
+
+fn file(section: &Section<'_, '_>, folder: &Path) -> Option<SinkKind> {
+    section.later(&["partition_by", "options"]);
+    let format = section.one_of("format", &["parquet", "json"], &["csv"], "parquet");
+    let compression = match format {
+        "json" => section.one_of("compression", &["none"], &["gzip", "zstd"], ""),
+        _ => section.one_of("compression", &["none", "snappy", "zstd", "lz4"], &["gzip"], ""),
+    };
+    let path = local_path(section, "path", section.required("path", "\"out\""), folder)?;
+    Some(SinkKind::File {
+        path,
+        format,
+        compression,
+    })
+}
+
+/// A path on local disk, relative to the file's folder; URLs come later.
+pub(super) fn local_path(
+    section: &Section<'_, '_>,
+    key: &'static str,
+    text: Option<String>,
+    folder: &Path,
+) -> Option<PathBuf> {
+    let text = text?;
+    if let Some(path) = text.strip_prefix("file://") {
+        return Some(PathBuf::from(path));
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        let scheme = scheme.to_owned();
+        section.wrong(
+            key,
+            format!("{scheme}:// is not in this version; give a folder on local disk"),
+        );
+        return None;
+    }
+    if text.is_empty() {
+        section.wrong(key, "is empty");
+        return None;
+    }
+    Some(folder.join(text))
+}
+
+fn postgres(section: &Section<'_, '_>) -> Option<SinkKind> {
+    section.one_of("mode", &["append"], &["upsert"], "append");
+    section.later(&["key"]);
+    let create_table = section.flag("create_table", false);
+    let url = section.required("url", "\"${DATABASE_URL}\"");
+    let table = section.required("table", "\"ad_views\"");
+    Some(SinkKind::Postgres {
+        url: Secret::new(url?),
+        table: table?,
+        create_table,
+    })
+}
+
+fn kafka(section: &Section<'_, '_>) -> Option<SinkKind> {
+    let format = section.one_of("format", &["json", "raw"], &["avro"], "json");
+    let key = section.text("key");
+    let headers = section.text("headers");
+    let compression = section.one_of("compression", &["none", "lz4", "snappy", "gzip"], &["zstd"], "none");
+    let mut properties = Vec::new();
+    for (name, value, line) in section.pairs("properties") {
+        let path = format!("{}.{name}", section.at("properties"));
+        let ours = [
+            "transactional.id",
+            "enable.idempotence",
+            "acks",
+            "bootstrap.servers",
+            "transaction.timeout.ms",
+        ];
+        if ours.contains(&name.as_str()) {
+            section
+                .doc
+                .problem(line, path, "is set by the sink itself, exactly once depends on it");
+        } else if name.starts_with("sasl.")
+            || name.starts_with("ssl.")
+            || (name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext"))
+        {
+            section
+                .doc
+                .problem(line, path, "TLS and SASL are not in this version; only PLAINTEXT is");
+        } else {
+            properties.push((name, value));
+        }
+    }
+    let brokers = section.required("brokers", "\"localhost:9092\"");
+    let topic = section.required("topic", "\"views\"");
+    Some(SinkKind::Kafka {
+        brokers: brokers?,
+        topic: topic?,
+        format,
+        key,
+        headers,
+        compression,
+        properties,
+    })
+}

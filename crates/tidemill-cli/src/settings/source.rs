@@ -1,0 +1,233 @@
+//! `[sources.x]`
+
+use std::collections::BTreeMap;
+
+use toml::de::DeValue;
+
+use super::document::Section;
+
+/// Where a source begins on the first start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The first offset that can be read.
+    Earliest,
+    /// The end at the first start.
+    Latest,
+    /// Given offsets.
+    Offsets(BTreeMap<String, BTreeMap<i32, i64>>),
+}
+
+/// How values are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFormat {
+    /// One JSON object per record.
+    Json,
+    /// Bytes, as the column `value`.
+    Raw,
+}
+
+/// One source.
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
+    /// The table's name.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// Bootstrap brokers, `host:port`.
+    pub brokers: Vec<String>,
+    /// Topics.
+    pub topics: Vec<String>,
+    /// Format of the values.
+    pub format: SourceFormat,
+    /// Declared columns; empty for raw.
+    pub columns: String,
+    /// First start.
+    pub start: Start,
+    /// True: bad records are left out and counted; false: they stop the stream.
+    pub skip_bad_records: bool,
+    /// Records per second and partition.
+    pub rate_max: Option<u64>,
+    /// Bytes of one batch.
+    pub batch_bytes_max: u64,
+    /// Group that positions are published to.
+    pub group: String,
+    /// False under `read_uncommitted`.
+    pub read_committed: bool,
+    /// Properties that the reader honours.
+    pub properties: Vec<(String, String)>,
+}
+
+const PROPERTIES: &[&str] = &[
+    "client.id",
+    "max.partition.fetch.bytes",
+    "fetch.message.max.bytes",
+    "fetch.max.bytes",
+];
+
+pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<SourceSettings> {
+    section.one_of("kind", &["kafka"], &[], "kafka");
+    if !section.has("kind") {
+        section.wrong("kind", "is missing; for example kind = \"kafka\"");
+    }
+    let brokers = section.required("brokers", "\"localhost:9092\"");
+    section.later(&[
+        "topic_pattern",
+        "schema",
+        "delimiter",
+        "header",
+        "min_rate_per_partition",
+        "initial_rate",
+    ]);
+    let topics = section.texts("topics");
+    if topics.as_ref().is_none_or(Vec::is_empty) && !section.has("topic_pattern") {
+        section.wrong("topics", "is missing; for example topics = [\"events\"]");
+    }
+    if !section.has("format") {
+        section.wrong("format", "is missing; for example format = \"json\"");
+    }
+    let format = match section.one_of("format", &["json", "raw"], &["csv", "avro"], "json") {
+        "raw" => SourceFormat::Raw,
+        _ => SourceFormat::Json,
+    };
+    let columns = section.text("columns");
+    match format {
+        SourceFormat::Json if columns.is_none() && !section.has("columns") => {
+            section.wrong(
+                "columns",
+                "is missing; for example columns = \"user_id VARCHAR, ad_id BIGINT\"",
+            );
+        }
+        SourceFormat::Raw if columns.is_some() => {
+            section.wrong(
+                "columns",
+                "raw has one column of its own, \"value BINARY\"; leave columns out",
+            );
+        }
+        _ => {}
+    }
+    let start = start(&section);
+    section.one_of("on_new_partition", &["earliest"], &["latest"], "earliest");
+    section.one_of("on_out_of_range", &["stop"], &["earliest", "latest"], "stop");
+    let skip_bad_records = section.one_of("on_bad_record", &["stop", "skip"], &["{…}"], "stop") == "skip";
+    section.one_of("reader", &["native"], &["librdkafka"], "native");
+    let read_committed = section.one_of(
+        "isolation",
+        &["read_committed", "read_uncommitted"],
+        &[],
+        "read_committed",
+    ) == "read_committed";
+    let rate_max = section.count("max_rate_per_partition");
+    let batch_bytes_max = section.size("max_batch_bytes", 256 << 20);
+    let group = section.text("group").unwrap_or_else(|| app.to_owned());
+    let properties = properties(&section);
+    let line = section.line;
+    section.finish();
+    Some(SourceSettings {
+        name: name.to_owned(),
+        line,
+        brokers: brokers?.split(',').map(|broker| broker.trim().to_owned()).collect(),
+        topics: topics?,
+        format,
+        columns: columns.unwrap_or_default(),
+        start,
+        skip_bad_records,
+        rate_max,
+        batch_bytes_max,
+        group,
+        read_committed,
+        properties,
+    })
+}
+
+fn properties(section: &Section<'_, '_>) -> Vec<(String, String)> {
+    let mut honoured = Vec::new();
+    for (name, value, line) in section.pairs("properties") {
+        let path = format!("{}.{name}", section.at("properties"));
+        if name == "security.protocol" && value.eq_ignore_ascii_case("plaintext") {
+            continue;
+        }
+        if name == "security.protocol" || name.starts_with("sasl.") || name.starts_with("ssl.") {
+            section
+                .doc
+                .problem(line, path, "TLS and SASL are not in this version; only PLAINTEXT is");
+        } else if PROPERTIES.contains(&name.as_str()) {
+            if name != "client.id" && value.parse::<u32>().is_err() {
+                section.doc.problem(line, path, "expected a number of bytes");
+                continue;
+            }
+            honoured.push((name, value));
+        } else {
+            let known = PROPERTIES.join(", ");
+            section.doc.problem(
+                line,
+                path,
+                format!("the native reader can't honour this; it knows {known}"),
+            );
+        }
+    }
+    honoured
+}
+
+fn start(section: &Section<'_, '_>) -> Start {
+    match section.raw("start") {
+        None => Start::Earliest,
+        Some(DeValue::String(text)) => match text.as_ref() {
+            "earliest" => Start::Earliest,
+            "latest" => Start::Latest,
+            "committed" => {
+                section.wrong("start", "\"committed\" is not in this version");
+                Start::Earliest
+            }
+            other => {
+                section.wrong(
+                    "start",
+                    format!("\"{other}\" is unknown; expected earliest, latest or {{ offsets = … }}"),
+                );
+                Start::Earliest
+            }
+        },
+        Some(_) => offsets(section).unwrap_or(Start::Earliest),
+    }
+}
+
+fn offsets(section: &Section<'_, '_>) -> Option<Start> {
+    let table = section.sub("start")?;
+    table.later(&["timestamp"]);
+    let mut topics = BTreeMap::new();
+    for (topic, partitions) in offsets_by_topic(&table) {
+        topics.insert(topic, partitions);
+    }
+    table.finish();
+    Some(Start::Offsets(topics))
+}
+
+fn offsets_by_topic(table: &Section<'_, '_>) -> Vec<(String, BTreeMap<i32, i64>)> {
+    let Some(value) = table.raw("offsets") else {
+        return Vec::new();
+    };
+    let Some(topics) = value.as_table() else {
+        table.wrong("offsets", "expected a table, such as { events = { \"0\" = 17 } }");
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (topic, partitions) in topics {
+        let mut of_topic = BTreeMap::new();
+        for (number, offset) in partitions.get_ref().as_table().into_iter().flatten() {
+            let offset = offset
+                .get_ref()
+                .as_integer()
+                .and_then(|offset| offset.as_str().replace('_', "").parse().ok());
+            match (number.get_ref().parse::<i32>(), offset) {
+                (Ok(number), Some(offset)) if number >= 0 && offset >= 0 => {
+                    of_topic.insert(number, offset);
+                }
+                _ => table.wrong(
+                    "offsets",
+                    format!("{}: expected \"partition\" = offset", topic.get_ref()),
+                ),
+            }
+        }
+        found.push((topic.get_ref().to_string(), of_topic));
+    }
+    found
+}

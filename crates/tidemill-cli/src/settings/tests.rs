@@ -1,0 +1,177 @@
+use std::path::Path;
+
+use super::*;
+
+const SAMPLE: &str = r#"
+name       = "ad-views"
+interval   = "1s"
+checkpoint = "checkpoint/ad-views"
+memory_limit = "1GiB"
+
+[sources.events]
+kind    = "kafka"
+brokers = "localhost:9092"
+topics  = ["events"]
+format  = "json"
+columns = "user_id VARCHAR, ad_id BIGINT, event_type VARCHAR, event_time TIMESTAMP(3)"
+start            = { offsets = { events = { "0" = 17 } } }
+on_new_partition = "earliest"
+on_out_of_range  = "stop"
+on_bad_record    = "skip"
+max_rate_per_partition = 100000
+group = "ad-views"
+properties = { "security.protocol" = "PLAINTEXT", "client.id" = "me" }
+
+[queries.views]
+sql = "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id"
+scope = "batch"
+
+[sinks.out]
+from  = "views"
+kind  = "postgres"
+url   = "${DATABASE_URL}"
+table = "ad_views"
+mode  = "append"
+create_table = true
+
+[rate]
+backpressure = false
+"#;
+
+fn parse(text: &str) -> Result<Settings, Problems> {
+    let env = |name: &str| (name == "DATABASE_URL").then(|| "postgres://me:hunter2@localhost/db".to_owned());
+    Settings::parse("f.toml", text, Path::new("/pipelines"), &env)
+}
+
+#[test]
+fn the_sample_is_read() {
+    let settings = parse(SAMPLE).expect("reads");
+    assert_eq!(settings.name, "ad-views");
+    assert_eq!(settings.checkpoint, Path::new("/pipelines/checkpoint/ad-views"));
+    let source = &settings.sources[0];
+    assert_eq!(
+        (source.rate_max, source.skip_bad_records, source.line),
+        (Some(100_000), true, 7)
+    );
+    assert_eq!(
+        source.start,
+        source::Start::Offsets([("events".to_owned(), [(0, 17)].into())].into())
+    );
+    assert_eq!(settings.sinks[0].from, From::Table("views".to_owned()));
+}
+
+#[test]
+fn secrets_do_not_show_themselves() {
+    assert!(!format!("{:?}", parse(SAMPLE).expect("reads")).contains("hunter2"));
+}
+
+/// What is put in for what, and what is said of it.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    (
+        "topics  =",
+        "topcs =",
+        "f.toml:10: sources.events.topcs: unknown key; did you mean \"topics\"?",
+    ),
+    ("\"1s\"", "\"1ms\"", "f.toml:3: interval: must be 5ms or more"),
+    ("\"1s\"", "\"soon\"", "f.toml:3: interval: \"soon\" is no duration"),
+    ("\"1s\"", "1", "f.toml:3: interval: expected a text, found integer"),
+    (
+        "\"ad-views\"\ninterval",
+        "\"Ad Views\"\ninterval",
+        "f.toml:2: name: must be 1 to 63 of a-z, 0-9 and \"-\"",
+    ),
+    ("1GiB", "1GB5", "f.toml:5: memory_limit: \"1GB5\" is no size"),
+    (
+        "\"json\"",
+        "\"jsn\"",
+        "f.toml:11: sources.events.format: \"jsn\" is unknown; expected one of json, raw",
+    ),
+    (
+        "\"json\"",
+        "\"avro\"",
+        "f.toml:11: sources.events.format: \"avro\" is not in this version",
+    ),
+    (
+        "\"skip\"",
+        "{ path = \"x\" }",
+        "f.toml:16: sources.events.on_bad_record: this form is not in this version",
+    ),
+    ("\"PLAINTEXT\"", "\"SASL_SSL\"", "TLS and SASL are not in this version"),
+    (
+        "client.id",
+        "linger.ms",
+        "f.toml:19: sources.events.properties.linger.ms: the native reader can't honour this",
+    ),
+    (
+        "from  = \"views\"",
+        "from = \"viws\"",
+        "f.toml:26: sinks.out.from: there is no source or query named viws",
+    ),
+    (
+        "${DATABASE_URL}",
+        "${NOWHERE}",
+        "f.toml:28: sinks.out.url: the environment variable NOWHERE is not set",
+    ),
+    (
+        "\"append\"",
+        "\"upsert\"",
+        "f.toml:30: sinks.out.mode: \"upsert\" is not in this version",
+    ),
+    (
+        "backpressure = false",
+        "backpressure = true",
+        "rate.backpressure: true is not in this version",
+    ),
+    (
+        "[rate]",
+        "[web]\nlisten = \"x\"\n[rate]",
+        "f.toml:33: web: is not in this version",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"",
+        "queries.views.scope: \"running\" is not in this version",
+    ),
+    (
+        "scope = \"batch\"",
+        "emit = \"all\"",
+        "queries.views.emit: is not in this version",
+    ),
+    (
+        "checkpoint/ad-views",
+        "s3://b/c",
+        "f.toml:4: checkpoint: s3:// is not in this version",
+    ),
+    (
+        "kind  = \"postgres\"",
+        "kind = \"oracle\"",
+        "f.toml:27: sinks.out.kind: \"oracle\" is unknown",
+    ),
+    (
+        "[queries.views]",
+        "[queries.events]",
+        "queries.events: there is a source named events already",
+    ),
+    ("name       =", "name ", "f.toml:2: "),
+];
+
+#[test]
+fn each_mistake_is_named_with_its_line_and_the_way_out() {
+    for (right, wrong, said) in MISTAKES {
+        assert!(SAMPLE.contains(right), "{right}");
+        let problems = parse(&SAMPLE.replacen(right, wrong, 1)).expect_err(wrong).to_string();
+        assert!(problems.contains(said), "{wrong}:\n{problems}\nlacks\n{said}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let text = SAMPLE
+        .replace("topics  =", "topcs =")
+        .replace("\"1s\"", "\"1ms\"")
+        .replace("\"json\"", "\"jsn\"")
+        .replace("from  = \"views\"", "from = \"viws\"");
+    let problems = parse(&text).expect_err("wrong");
+    let lines: Vec<usize> = problems.list.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [3, 7, 10, 11, 26], "{problems}");
+}

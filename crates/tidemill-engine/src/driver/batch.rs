@@ -1,0 +1,274 @@
+//! One output of one batch: run its slices, hand the rows to the sink, commit, and settle what went wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
+use tidemill_core::commit::{self, CommitPermit, SliceReport};
+use tidemill_core::next_batch;
+use tidemill_core::recover::LoggedPlan;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::recovery::{ledger_record, take};
+use super::{Driver, Output};
+use crate::checkpoint::{Checkpoint, SinkCommit};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::sink::{Claim, SinkBatch, SliceWriter};
+use crate::sql::template::BatchRun;
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+impl Driver {
+    /// Runs one output until it is committed. What may pass by itself is tried again for as long as it takes, with the
+    /// reason in the log; the sink is fenced and its ledger asked before every further attempt (X20, X24).
+    pub(super) async fn run_output(
+        &mut self,
+        at: usize,
+        claim: &Claim,
+        logged: &LoggedPlan,
+        record_bytes: &mut BTreeMap<String, u64>,
+    ) -> Result<SinkCommit> {
+        let begun = self.clock.elapsed();
+        let output = &mut self.outputs[at];
+        let mut wait = RETRY_FIRST;
+        let mut drain_since = None;
+        for attempt in 0.. {
+            let error = match attempt_output(output, &self.checkpoint, claim, logged, attempt, record_bytes).await {
+                Ok(mut done) => {
+                    done.millis = u64::try_from((self.clock.elapsed() - begun).as_millis()).unwrap_or(u64::MAX);
+                    return Ok(done);
+                }
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(in_batch(error, logged, &output.name)),
+            };
+            tracing::warn!(
+                batch = logged.plan.batch_id,
+                sink = output.name,
+                attempt,
+                error = error.chain(),
+                retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "the batch was not committed; nothing is lost, intake waits"
+            );
+            if *self.stop.borrow() {
+                let since = *drain_since.get_or_insert_with(|| self.clock.elapsed());
+                if self.clock.elapsed() - since > self.settings.drain_timeout {
+                    return Err(in_batch(error, logged, &output.name));
+                }
+            }
+            self.clock.sleep(jittered(wait)).await;
+            wait = (wait * 2).min(RETRY_LAST);
+            if let Some(done) = settle(output, &self.checkpoint, claim, logged).await? {
+                return Ok(done);
+            }
+        }
+        Err(Error::new(Kind::Bug, "attempts ran out"))
+    }
+}
+
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
+fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
+    let ranges: Vec<String> = logged
+        .plan
+        .ranges
+        .iter()
+        .take(8)
+        .map(|range| format!("{} [{}, {})", range.partition, range.from, range.until))
+        .collect();
+    let more = logged.plan.ranges.len().saturating_sub(ranges.len());
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    Error::with_source(
+        error.kind(),
+        format!(
+            "batch {} for sink {sink}, ranges {}{more}",
+            logged.plan.batch_id,
+            ranges.join(", ")
+        ),
+        error,
+    )
+}
+
+/// After an unknown outcome: still ours? then fence again and ask the ledger. `Some` where the batch is in it.
+async fn settle(
+    output: &mut Output,
+    checkpoint: &Checkpoint,
+    claim: &Claim,
+    logged: &LoggedPlan,
+) -> Result<Option<SinkCommit>> {
+    checkpoint.look_for_newer(claim.epoch).await?;
+    let ledger = match take(output, claim).await {
+        Ok(ledger) => ledger,
+        // Still down: the next attempt fails in the same way and says so.
+        Err(error) if error.is_transient() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match ledger {
+        Some(record) if record.batch_id == logged.plan.batch_id && record.plan_hash == logged.hash => {
+            tracing::info!(
+                batch = logged.plan.batch_id,
+                sink = output.name,
+                "the ledger holds the batch after all"
+            );
+            Ok(Some(SinkCommit {
+                rows: record.rows,
+                found: true,
+                ..SinkCommit::default()
+            }))
+        }
+        Some(record) if record.batch_id > logged.plan.batch_id => Err(Error::new(
+            Kind::Fenced,
+            format!(
+                "fenced: sink {} stands at batch {} already",
+                output.name, record.batch_id
+            ),
+        )),
+        _ => Ok(None),
+    }
+}
+
+async fn attempt_output(
+    output: &mut Output,
+    checkpoint: &Checkpoint,
+    claim: &Claim,
+    logged: &LoggedPlan,
+    attempt: u32,
+    record_bytes: &mut BTreeMap<String, u64>,
+) -> Result<SinkCommit> {
+    let record = ledger_record(claim, logged, &output.name, logged.plan.batch_id == 0);
+    if record.birth {
+        if output.sink.exactly_once() {
+            output.sink.birth(&record).await?;
+        }
+        return Ok(SinkCommit::default());
+    }
+    let run = output.template.for_batch(&logged.plan)?;
+    failpoint::pass("sink.before-begin");
+    let SinkBatch { writers, commit } = output.sink.begin(&logged.plan, run.slices(), attempt).await?;
+    failpoint::pass("sink.after-begin");
+    run_slices(&run, writers, logged.plan.reduce_slices).await?;
+    let permit = permit(&run, logged, record_bytes).await?;
+    checkpoint.look_for_newer(claim.epoch).await?;
+    failpoint::pass("sink.before-commit");
+    let committed = commit.commit(&permit, record).await?;
+    failpoint::pass("sink.after-commit");
+    Ok(SinkCommit {
+        rows: committed.rows,
+        files: committed.files,
+        records_in: permit.records_in(),
+        skipped: permit.skipped(),
+        bytes: permit.bytes(),
+        found: false,
+        millis: 0,
+    })
+}
+
+/// Every scan must have read every range; the counts are those of each source's first scan.
+async fn permit(run: &BatchRun, logged: &LoggedPlan, record_bytes: &mut BTreeMap<String, u64>) -> Result<CommitPermit> {
+    let mut sources = Vec::new();
+    let mut reports = Vec::new();
+    for scan in &run.scans {
+        let of_scan = scan.finish().await?;
+        let source = vec![scan.source().to_owned()];
+        let unfinished = |error: commit::Unfinished| Error::new(Kind::Bug, error.to_string());
+        let counted = commit::decide(&logged.plan, &source, &of_scan).map_err(unfinished)?;
+        if !sources.contains(&source[0]) {
+            let before = record_bytes.get(&source[0]).copied();
+            if let Some(average) = next_batch::record_bytes(before, counted.bytes(), counted.records_in()) {
+                record_bytes.insert(source[0].clone(), average);
+            }
+            sources.extend(source);
+            reports.extend::<Vec<SliceReport>>(of_scan);
+        }
+    }
+    commit::decide(&logged.plan, &sources, &reports).map_err(|error| Error::new(Kind::Bug, error.to_string()))
+}
+
+/// Executes all slices, each into its writer. Slices that read ranges and nothing else may wait for their turn; where
+/// an exchange lies between, all must run at once or none ends.
+async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, reduce_slices: usize) -> Result<()> {
+    let at_once = if run.exchanges() {
+        writers.len()
+    } else {
+        reduce_slices * 2
+    };
+    let turns = Arc::new(Semaphore::new(at_once.max(1)));
+    let mut slices = JoinSet::new();
+    for (slice, writer) in writers.into_iter().enumerate() {
+        let plan = Arc::clone(&run.plan);
+        let context = Arc::clone(&run.context);
+        let turns = Arc::clone(&turns);
+        slices.spawn(async move {
+            let _turn = turns
+                .acquire_owned()
+                .await
+                .map_err(|error| Error::with_source(Kind::Bug, "turns", error))?;
+            run_slice(plan, context, slice, writer).await
+        });
+    }
+    while let Some(ended) = slices.join_next().await {
+        ended.map_err(|error| Error::with_source(Kind::Bug, "a slice panicked", error))??;
+    }
+    Ok(())
+}
+
+async fn run_slice(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    slice: usize,
+    mut writer: Box<dyn SliceWriter>,
+) -> Result<()> {
+    let mut rows = plan.execute(slice, context).map_err(from_engine)?;
+    while let Some(rows) = rows.next().await {
+        let rows = rows.map_err(from_engine)?;
+        if rows.num_rows() > 0 {
+            writer.write(rows).await?;
+        }
+    }
+    writer.finish().await
+}
+
+/// An error of our own that travelled through DataFusion comes out as it went in.
+fn from_engine(error: DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => Error::with_source(Kind::Data, "the query failed", other),
+        },
+        DataFusionError::Context(_, inner) => from_engine(*inner),
+        DataFusionError::Shared(shared) => match Arc::try_unwrap(shared) {
+            Ok(inner) => from_engine(inner),
+            Err(shared) => from_shared(&shared),
+        },
+        DataFusionError::ArrowError(inner, _) => match *inner {
+            arrow::error::ArrowError::ExternalError(inner) => from_engine(DataFusionError::External(inner)),
+            other => Error::with_source(Kind::Data, "the query failed", other),
+        },
+        other => Error::with_source(Kind::Data, "the query failed", other),
+    }
+}
+
+/// The same for an error that several slices hold: kind and text are taken over.
+fn from_shared(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(ours) => Error::new(ours.kind(), ours.chain()),
+            None => Error::new(Kind::Data, inner.to_string()),
+        },
+        DataFusionError::Context(_, inner) => from_shared(inner),
+        DataFusionError::Shared(inner) => from_shared(inner),
+        other => Error::new(Kind::Data, other.to_string()),
+    }
+}

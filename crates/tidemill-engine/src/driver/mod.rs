@@ -1,0 +1,459 @@
+//! The driver: one loop that owns the state, reads facts, asks `tidemill-core`, and executes the answer.
+
+mod batch;
+mod lag;
+mod recovery;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::next_batch::{self, PartitionEnd, SourceLimits};
+use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
+use tidemill_core::position::{PartitionPosition, Positions, TopicPartition};
+use tidemill_core::recover::LoggedPlan;
+use tidemill_core::start::{PartitionBounds, StartPolicy};
+use tokio::sync::watch;
+
+use crate::checkpoint::{Checkpoint, CommitRecord, ENTRIES_KEPT};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::sink::{Claim, Sink};
+use crate::source::{PartitionEnds, Source};
+use crate::sql::template::Template;
+use crate::time::Clock;
+use lag::LagClock;
+
+pub use recovery::Standing;
+
+/// What the driver needs to know of one source beside reading it.
+#[derive(Debug)]
+pub struct DriverSource {
+    /// The source's name in the pipeline.
+    pub name: String,
+    /// Where its records are.
+    pub source: Arc<dyn Source>,
+    /// Where it begins on the first start.
+    pub start: StartPolicy,
+    /// Records per second and partition, `None` = no bound.
+    pub rate_max: Option<u64>,
+    /// Bytes of one batch.
+    pub batch_bytes_max: u64,
+}
+
+/// One output: a query and where its rows go.
+#[derive(Debug)]
+pub struct Output {
+    /// The sink's name in the pipeline.
+    pub name: String,
+    /// The query.
+    pub template: Template,
+    /// The sink.
+    pub sink: Box<dyn Sink>,
+}
+
+/// Settings of the loop.
+#[derive(Debug, Clone)]
+pub struct DriverSettings {
+    /// The application's name.
+    pub app: String,
+    /// Time between batches.
+    pub interval: Duration,
+    /// How long a drain may take before the process gives the batch up; it is then run again at the next start.
+    pub drain_timeout: Duration,
+    /// Slices after a shuffle.
+    pub reduce_slices: usize,
+    /// Hash of what the pipeline computes.
+    pub pipeline_hash: String,
+    /// Every tick is a batch, with or without data.
+    pub every_tick: bool,
+    /// Take the end offsets at start, process to them without waiting for ticks, and end.
+    pub until_caught_up: bool,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Batches committed by this process.
+    pub batches: u64,
+    /// Records read, counted once per output.
+    pub records_in: u64,
+    /// Rows made visible.
+    pub rows_out: u64,
+    /// Bad records left out.
+    pub skipped: u64,
+}
+
+/// How far a run has come, for a progress bar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Offsets behind us since the start of this process.
+    pub done: u64,
+    /// Offsets there were to read at the start (until caught up), or are known now.
+    pub total: u64,
+}
+
+/// The running application.
+#[derive(Debug)]
+pub struct Driver {
+    settings: DriverSettings,
+    clock: Arc<dyn Clock>,
+    checkpoint: Checkpoint,
+    sources: Vec<DriverSource>,
+    outputs: Vec<Output>,
+    stop: watch::Receiver<bool>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What a started driver carries from batch to batch.
+#[derive(Debug)]
+struct Running {
+    claim: Claim,
+    last: LoggedPlan,
+    positions: Positions,
+    record_bytes: BTreeMap<String, u64>,
+    yields_without_input: bool,
+    lag: LagClock,
+    summary: Summary,
+}
+
+impl Driver {
+    /// A driver over its parts. `stop` turning true drains it; outputs are put into commit order.
+    pub fn new(
+        settings: DriverSettings,
+        clock: Arc<dyn Clock>,
+        checkpoint: Checkpoint,
+        sources: Vec<DriverSource>,
+        mut outputs: Vec<Output>,
+        stop: watch::Receiver<bool>,
+    ) -> (Self, watch::Receiver<Progress>) {
+        outputs.sort_by(|a, b| a.name.cmp(&b.name));
+        let (progress, watched) = watch::channel(Progress::default());
+        (
+            Self {
+                settings,
+                clock,
+                checkpoint,
+                sources,
+                outputs,
+                stop,
+                progress,
+            },
+            watched,
+        )
+    }
+
+    /// Starts, recovers, and runs batches until it is stopped, caught up (where asked to), or fails.
+    ///
+    /// # Errors
+    /// What ended it; see [`Kind`] for what to do. Everything committed before stays.
+    pub async fn run(mut self) -> Result<Summary> {
+        let mut running = self.start().await?;
+        let targets = if self.settings.until_caught_up {
+            Some(self.all_ends().await?)
+        } else {
+            None
+        };
+        let total = self.lag_of(&running.positions, targets.as_ref());
+        self.report_progress(total, total);
+        let mut next_tick = self.clock.elapsed();
+        loop {
+            if *self.stop.borrow() {
+                break;
+            }
+            if !self.settings.until_caught_up {
+                self.wait_for(&mut next_tick).await;
+                if *self.stop.borrow() {
+                    break;
+                }
+            }
+            let Some((ranges, limits)) = self.next_ranges(&mut running, targets.as_ref()).await? else {
+                continue;
+            };
+            let nothing = ranges.is_empty();
+            if nothing && self.settings.until_caught_up {
+                break;
+            }
+            if !nothing || running.yields_without_input {
+                self.one_batch(&mut running, ranges, limits).await?;
+                self.report_progress(total, self.lag_of(&running.positions, targets.as_ref()));
+            }
+        }
+        Ok(running.summary)
+    }
+
+    fn report_progress(&self, total: u64, left: u64) {
+        self.progress.send_replace(Progress {
+            done: total.saturating_sub(left),
+            total,
+        });
+    }
+
+    /// Waits for the tick; ticks that are overdue become one.
+    async fn wait_for(&mut self, next_tick: &mut Duration) {
+        let now = self.clock.elapsed();
+        if *next_tick > now {
+            let clock = Arc::clone(&self.clock);
+            tokio::select! {
+                () = clock.sleep(*next_tick - now) => {}
+                _ = self.stop.changed() => return,
+            }
+            *next_tick += self.settings.interval;
+        } else {
+            *next_tick = now + self.settings.interval;
+        }
+    }
+
+    async fn all_ends(&self) -> Result<BTreeMap<String, Vec<PartitionEnds>>> {
+        let asked = self
+            .sources
+            .iter()
+            .map(|source| async move { (source.name.clone(), source.source.ends(false).await) });
+        let mut all = BTreeMap::new();
+        for (name, ends) in futures::future::join_all(asked).await {
+            all.insert(name, ends?);
+        }
+        Ok(all)
+    }
+
+    fn lag_of(&self, positions: &Positions, ends: Option<&BTreeMap<String, Vec<PartitionEnds>>>) -> u64 {
+        let Some(ends) = ends else { return 0 };
+        let mut lag = 0;
+        for (source, ends) in ends {
+            for end in ends {
+                let at = positions
+                    .get(source, &end.partition)
+                    .map_or(end.end, |position| position.offset);
+                lag += u64::try_from(end.end - at).unwrap_or(0);
+            }
+        }
+        lag
+    }
+
+    /// The ranges of the next batch; `None` where the brokers could not be asked and the loop should go round.
+    async fn next_ranges(
+        &self,
+        running: &mut Running,
+        targets: Option<&BTreeMap<String, Vec<PartitionEnds>>>,
+    ) -> Result<Option<(Vec<RangePlan>, LimitsInForce)>> {
+        let ends = match targets {
+            Some(targets) => targets.clone(),
+            None => match self.all_ends().await {
+                Ok(ends) => ends,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(
+                        error = error.chain(),
+                        "end offsets can't be read; trying again at the next tick"
+                    );
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let mut ranges = Vec::new();
+        let mut in_force = LimitsInForce {
+            reason: "end".to_owned(),
+            ..LimitsInForce::default()
+        };
+        for source in &self.sources {
+            let found = ends.get(&source.name).map_or(&[][..], Vec::as_slice);
+            self.meet_new_partitions(source, found, &mut running.positions).await?;
+            let limits = SourceLimits {
+                partition_records_max: source
+                    .rate_max
+                    .map(|rate| records_per_batch(rate, self.settings.interval)),
+                batch_bytes_max: source.batch_bytes_max,
+                record_bytes: running
+                    .record_bytes
+                    .get(&source.name)
+                    .copied()
+                    .unwrap_or(next_batch::RECORD_BYTES_GUESS),
+            };
+            let found: Vec<PartitionEnd> = found.iter().map(partition_end).collect();
+            let (cut, limits) = next_batch::cut(&source.name, &running.positions, &found, &limits)
+                .map_err(|stop| Error::new(Kind::Loss, stop.to_string()))?;
+            ranges.extend(cut);
+            if limits.reason != "end" {
+                in_force = limits;
+            }
+        }
+        running.lag.saw(self.clock.now_ms(), &ends);
+        Ok(Some((ranges, in_force)))
+    }
+
+    /// A partition that was added while we ran, or stood still, begins at its first offset.
+    async fn meet_new_partitions(
+        &self,
+        source: &DriverSource,
+        ends: &[PartitionEnds],
+        positions: &mut Positions,
+    ) -> Result<()> {
+        if ends
+            .iter()
+            .all(|end| positions.get(&source.name, &end.partition).is_some())
+        {
+            return Ok(());
+        }
+        for end in source.source.ends(true).await? {
+            if positions.get(&source.name, &end.partition).is_none() {
+                tracing::info!(source = source.name, partition = %end.partition, from = end.earliest, "new partition");
+                positions.set(PartitionPosition {
+                    source: source.name.clone(),
+                    partition: end.partition,
+                    topic_id: end.topic_id,
+                    offset: end.earliest,
+                    leader_epoch: end.leader_epoch,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_batch(&mut self, running: &mut Running, ranges: Vec<RangePlan>, limits: LimitsInForce) -> Result<()> {
+        let plan = BatchPlan {
+            app: self.settings.app.clone(),
+            app_uuid: running.claim.app_uuid.clone(),
+            epoch: running.claim.epoch,
+            incarnation: running.claim.incarnation.clone(),
+            batch_id: running.last.plan.batch_id + 1,
+            batch_time_ms: next_batch::batch_time(self.clock.now_ms(), Some(running.last.plan.batch_time_ms)),
+            seed: rand::random(),
+            reduce_slices: self.settings.reduce_slices,
+            before: running.positions.clone(),
+            ranges,
+            sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
+            limits,
+            pipeline_hash: self.settings.pipeline_hash.clone(),
+        };
+        self.checkpoint.look_for_newer(running.claim.epoch).await?;
+        let begun = self.clock.elapsed();
+        let hash = self.checkpoint.log_plan(&plan).await?;
+        let planned = self.clock.elapsed() - begun;
+        let logged = LoggedPlan { plan, hash };
+        let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
+        self.finish_batch(running, logged, &missing, planned).await
+    }
+
+    /// Runs a logged plan for the sinks that lack it, writes its commit record, and goes on from its positions.
+    async fn finish_batch(
+        &mut self,
+        running: &mut Running,
+        logged: LoggedPlan,
+        missing: &[String],
+        planned: Duration,
+    ) -> Result<()> {
+        let begun = self.clock.elapsed();
+        let batch = logged.plan.batch_id;
+        let mut commit = CommitRecord {
+            batch_id: batch,
+            epoch: running.claim.epoch,
+            sinks: BTreeMap::new(),
+            record_bytes: running.record_bytes.clone(),
+            committed_ms: 0,
+        };
+        if failpoint::sabotaged("commit-record-before-output") {
+            self.checkpoint.log_commit(&commit).await?;
+        }
+        for at in 0..self.outputs.len() {
+            let name = self.outputs[at].name.clone();
+            let done = if missing.contains(&name) {
+                self.run_output(at, &running.claim, &logged, &mut running.record_bytes)
+                    .await?
+            } else {
+                crate::checkpoint::SinkCommit {
+                    found: true,
+                    ..crate::checkpoint::SinkCommit::default()
+                }
+            };
+            commit.sinks.insert(name, done);
+        }
+        let worked = self.clock.elapsed() - begun;
+        commit.record_bytes = running.record_bytes.clone();
+        commit.committed_ms = self.clock.now_ms();
+        self.checkpoint.log_commit(&commit).await?;
+        if batch > 0 && batch.is_multiple_of(ENTRIES_KEPT) {
+            self.checkpoint.fold(&logged, &commit).await?;
+        }
+        running.positions = logged.plan.after();
+        self.publish(&running.positions).await;
+        running.summary.batches += u64::from(batch > 0);
+        for sink in commit.sinks.values() {
+            running.summary.records_in += sink.records_in;
+            running.summary.rows_out += sink.rows;
+            running.summary.skipped += sink.skipped;
+        }
+        if batch > 0 {
+            let settled = self.clock.elapsed() - begun - worked;
+            self.log_batch(running, &logged.plan, &commit, [planned, worked, settled]);
+        }
+        running.last = logged;
+        Ok(())
+    }
+
+    /// X18: for monitors; a failure is a warning.
+    async fn publish(&self, positions: &Positions) {
+        failpoint::pass("group.before-publish");
+        for source in &self.sources {
+            let list: Vec<(TopicPartition, i64)> = positions
+                .of_source(&source.name)
+                .map(|position| (position.partition.clone(), position.offset))
+                .collect();
+            if let Err(error) = source.source.publish(&list).await {
+                tracing::warn!(
+                    source = source.name,
+                    error = error.chain(),
+                    "group offsets were not published; monitors see old ones"
+                );
+            }
+        }
+        failpoint::pass("group.after-publish");
+    }
+
+    fn log_batch(&self, running: &mut Running, plan: &BatchPlan, commit: &CommitRecord, stages: [Duration; 3]) {
+        let records: u64 = commit.sinks.values().map(|sink| sink.records_in).sum();
+        let rows: u64 = commit.sinks.values().map(|sink| sink.rows).sum();
+        let skipped: u64 = commit.sinks.values().map(|sink| sink.skipped).sum();
+        let lag = running.lag.lag(self.clock.now_ms(), &running.positions);
+        let [planned, worked, settled] = stages.map(|stage| stage.as_secs_f64() * 1_000.0);
+        tracing::info!(
+            batch = plan.batch_id,
+            records,
+            rows,
+            skipped,
+            ranges = plan.ranges.len(),
+            lag_records = lag.records,
+            lag_seconds = lag.seconds,
+            limit = plan.limits.reason,
+            limit_partition_records = plan.limits.partition_records_max,
+            limit_batch_bytes = plan.limits.batch_bytes_max,
+            plan_ms = planned,
+            run_ms = worked,
+            settle_ms = settled,
+            "batch"
+        );
+    }
+}
+
+fn records_per_batch(rate: u64, interval: Duration) -> u64 {
+    let micros = u128::from(rate) * interval.as_micros() / 1_000_000;
+    u64::try_from(micros).unwrap_or(u64::MAX).max(1)
+}
+
+fn partition_end(end: &PartitionEnds) -> PartitionEnd {
+    PartitionEnd {
+        partition: end.partition.clone(),
+        topic_id: end.topic_id.clone(),
+        leader_epoch: end.leader_epoch,
+        end: end.end,
+    }
+}
+
+fn partition_bounds(end: PartitionEnds) -> PartitionBounds {
+    PartitionBounds {
+        partition: end.partition,
+        topic_id: end.topic_id,
+        leader_epoch: end.leader_epoch,
+        earliest: end.earliest,
+        end: end.end,
+    }
+}

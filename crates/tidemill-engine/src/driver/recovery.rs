@@ -1,0 +1,310 @@
+//! From a cold process to the first new batch (X6): read and refuse, claim, fence, read again, decide.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidemill_core::ledger::LedgerRecord;
+use tidemill_core::plan::{BatchPlan, LimitsInForce};
+use tidemill_core::position::Positions;
+use tidemill_core::recover::{self, Facts, LoggedPlan, Recovery, SinkFacts};
+use tidemill_core::start;
+
+use super::lag::LagClock;
+use super::{Driver, Output, Running, Summary, partition_bounds};
+use crate::checkpoint::{AppRecord, Contents};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::sink::{Claim, SinkInput, SinkState};
+
+/// Where a pipeline stands, read without touching anything; what `offsets` and `checkpoint show` print.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// What the checkpoint holds.
+    pub contents: Contents,
+    /// What each sink holds, by name.
+    pub sinks: BTreeMap<String, SinkState>,
+}
+
+impl Driver {
+    /// Looks at everything that can be known before starting: sources, sinks, checkpoint. Touches nothing.
+    ///
+    /// # Errors
+    /// The first thing that would keep the pipeline from starting.
+    pub async fn check(&mut self) -> Result<Standing> {
+        for source in &self.sources {
+            source.source.ends(true).await?;
+        }
+        self.inspect().await
+    }
+
+    async fn inspect(&mut self) -> Result<Standing> {
+        let contents = self.checkpoint.read().await?;
+        if let Some(app) = &contents.app
+            && app.app != self.settings.app
+        {
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "checkpoint {} belongs to the pipeline {}, not to {}: give this pipeline a checkpoint of its own",
+                    self.checkpoint.location(),
+                    app.app,
+                    self.settings.app
+                ),
+            ));
+        }
+        let mut sinks = BTreeMap::new();
+        for output in &mut self.outputs {
+            output
+                .sink
+                .check(&SinkInput {
+                    schema: output.template.schema(),
+                    ordered: output.template.ordered(),
+                })
+                .await?;
+            sinks.insert(output.name.clone(), output.sink.inspect(&self.settings.app).await?);
+        }
+        Ok(Standing { contents, sinks })
+    }
+
+    /// Takes the application over and brings it to a settled batch.
+    pub(super) async fn start(&mut self) -> Result<Running> {
+        let standing = self.inspect().await?;
+        for source in &self.sources {
+            source.source.ends(false).await?;
+        }
+        let fresh = AppRecord {
+            app: self.settings.app.clone(),
+            app_uuid: uuid::Uuid::new_v4().to_string(),
+            created_ms: self.clock.now_ms(),
+        };
+        let app = standing.contents.app.clone().unwrap_or_else(|| fresh.clone());
+        for (name, state) in &standing.sinks {
+            self.refuse_foreign(&app, name, state)?;
+        }
+        let ledgers = standing
+            .sinks
+            .iter()
+            .map(|(name, state)| (name.clone(), state.ledger.clone()))
+            .collect();
+        recover::decide(&self.facts(&app, &standing.contents, &ledgers)).map_err(refusal)?;
+
+        let app = self.checkpoint.create(app).await?;
+        let above = standing
+            .sinks
+            .values()
+            .map(|state| state.epoch)
+            .max()
+            .unwrap_or(0)
+            .max(standing.contents.epoch);
+        let incarnation = uuid::Uuid::new_v4().to_string();
+        let epoch = self
+            .checkpoint
+            .claim_epoch(above, &incarnation, self.clock.now_ms())
+            .await?;
+        let claim = Claim {
+            app: self.settings.app.clone(),
+            app_uuid: app.app_uuid.clone(),
+            epoch,
+            incarnation,
+        };
+        tracing::info!(
+            app = claim.app,
+            epoch,
+            checkpoint = self.checkpoint.location(),
+            "started"
+        );
+
+        let early = if failpoint::sabotaged("ledger-before-fence") {
+            Some(ledgers)
+        } else {
+            None
+        };
+        let mut read = BTreeMap::new();
+        for output in &mut self.outputs {
+            read.insert(output.name.clone(), take(output, &claim).await?);
+        }
+        let contents = self.checkpoint.read().await?;
+        let ledgers = early.unwrap_or(read);
+        let decision = recover::decide(&self.facts(&app, &contents, &ledgers)).map_err(refusal)?;
+        self.recovered(claim, contents, decision).await
+    }
+
+    fn refuse_foreign(&self, app: &AppRecord, name: &str, state: &SinkState) -> Result<()> {
+        match &state.app_uuid {
+            Some(theirs) if *theirs != app.app_uuid => Err(refusal(recover::Refusal::Foreign {
+                sink: name.to_owned(),
+                theirs: theirs.clone(),
+                ours: app.app_uuid.clone(),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    fn facts(&self, app: &AppRecord, contents: &Contents, ledgers: &BTreeMap<String, Option<LedgerRecord>>) -> Facts {
+        let sinks = self
+            .outputs
+            .iter()
+            .map(|output| SinkFacts {
+                identity: output.sink.identity(),
+                exactly_once: output.sink.exactly_once(),
+                ledger: ledgers.get(&output.name).cloned().flatten(),
+            })
+            .collect();
+        Facts {
+            app_uuid: app.app_uuid.clone(),
+            last_plan: contents.last_plan.clone(),
+            settled: contents.last_commit.as_ref().map(|commit| commit.batch_id),
+            sinks,
+            pipeline_hash: self.settings.pipeline_hash.clone(),
+        }
+    }
+
+    async fn recovered(&mut self, claim: Claim, contents: Contents, decision: Recovery) -> Result<Running> {
+        let record_bytes = contents
+            .last_commit
+            .map(|commit| commit.record_bytes)
+            .unwrap_or_default();
+        let running = |last: LoggedPlan| Running {
+            claim: claim.clone(),
+            positions: last.plan.after(),
+            last,
+            record_bytes,
+            yields_without_input: self.settings.every_tick,
+            lag: LagClock::default(),
+            summary: Summary::default(),
+        };
+        let mut running = match decision {
+            Recovery::Fresh => {
+                let first = self.first_plan(&claim).await?;
+                let hash = self.checkpoint.log_plan(&first).await?;
+                let logged = LoggedPlan { plan: first, hash };
+                let mut running = running(logged.clone());
+                let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
+                self.finish_batch(&mut running, logged, &all, Duration::ZERO).await?;
+                running
+            }
+            Recovery::Continue { last, births } => {
+                tracing::info!(batch = last.plan.batch_id, "going on after the last settled batch");
+                let running = running(last.clone());
+                for name in births {
+                    self.birth(&running.claim, &last, &name).await?;
+                }
+                running
+            }
+            Recovery::Finish {
+                plan,
+                missing,
+                from_ledger,
+            } => {
+                tracing::warn!(
+                    batch = plan.plan.batch_id,
+                    sinks = missing.join(", "),
+                    from_ledger,
+                    "the last batch was not settled; running it as planned for the sinks that lack it"
+                );
+                let missing = if failpoint::sabotaged("no-ledger-check") {
+                    self.outputs.iter().map(|output| output.name.clone()).collect()
+                } else {
+                    missing
+                };
+                let mut running = running(plan.clone());
+                let unborn: Vec<String> = self
+                    .outputs
+                    .iter()
+                    .map(|output| output.name.clone())
+                    .filter(|name| !plan.plan.sinks.iter().any(|sink| sink.name == *name))
+                    .collect();
+                self.finish_batch(&mut running, plan.clone(), &missing, Duration::ZERO)
+                    .await?;
+                for name in unborn {
+                    self.birth(&running.claim, &plan, &name).await?;
+                }
+                running
+            }
+        };
+        for output in &self.outputs {
+            running.yields_without_input |= output.template.yields_without_input().await?;
+        }
+        Ok(running)
+    }
+
+    /// Plan 0: first positions, resolved once and logged (X9).
+    async fn first_plan(&self, claim: &Claim) -> Result<BatchPlan> {
+        let mut before = Positions::default();
+        for source in &self.sources {
+            let bounds: Vec<_> = source
+                .source
+                .ends(true)
+                .await?
+                .into_iter()
+                .map(partition_bounds)
+                .collect();
+            let resolved = start::resolve(&source.name, &source.start, &bounds)
+                .map_err(|error| Error::new(Kind::Config, error.to_string()))?;
+            for position in resolved.iter() {
+                before.set(position.clone());
+            }
+        }
+        Ok(BatchPlan {
+            app: claim.app.clone(),
+            app_uuid: claim.app_uuid.clone(),
+            epoch: claim.epoch,
+            incarnation: claim.incarnation.clone(),
+            batch_id: 0,
+            batch_time_ms: self.clock.now_ms(),
+            seed: 0,
+            reduce_slices: self.settings.reduce_slices,
+            before,
+            ranges: Vec::new(),
+            sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
+            limits: LimitsInForce::default(),
+            pipeline_hash: self.settings.pipeline_hash.clone(),
+        })
+    }
+
+    async fn birth(&mut self, claim: &Claim, last: &LoggedPlan, name: &str) -> Result<()> {
+        let Some(output) = self.outputs.iter_mut().find(|output| output.name == name) else {
+            return Ok(());
+        };
+        if output.sink.exactly_once() {
+            tracing::info!(
+                sink = name,
+                after = last.plan.batch_id,
+                "a new sink begins after this batch"
+            );
+            let record = ledger_record(claim, last, name, true);
+            output.sink.birth(&record).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Fences a sink and reads its ledger after that.
+pub(super) async fn take(output: &mut Output, claim: &Claim) -> Result<Option<LedgerRecord>> {
+    failpoint::pass("sink.before-fence");
+    output.sink.fence(claim).await?;
+    failpoint::pass("sink.after-fence");
+    output.sink.ledger().await
+}
+
+/// The ledger record of a plan for a sink.
+pub(super) fn ledger_record(claim: &Claim, logged: &LoggedPlan, sink: &str, birth: bool) -> LedgerRecord {
+    LedgerRecord {
+        app: claim.app.clone(),
+        app_uuid: claim.app_uuid.clone(),
+        sink: sink.to_owned(),
+        batch_id: logged.plan.batch_id,
+        birth,
+        epoch: claim.epoch,
+        incarnation: claim.incarnation.clone(),
+        plan_hash: logged.hash.clone(),
+        positions: logged.plan.after(),
+        plan: logged.plan.clone(),
+        rows: 0,
+    }
+}
+
+fn refusal(refusal: recover::Refusal) -> Error {
+    let kind = if refusal.is_loss() { Kind::Loss } else { Kind::Config };
+    Error::new(kind, refusal.to_string())
+}

@@ -1,0 +1,324 @@
+//! JSON records into columns: one forward pass over each record, which reads what is wanted and steps over the rest.
+//!
+//! What counts as bad is a contract with users:
+//!
+//! - A record must be an object. One without a value (a tombstone) is bad: `no value`.
+//! - A wanted column must be readable: right type, in range, valid UTF-8, known escapes, complete. Fields that the query
+//!   does not use are not looked at beyond finding their end, and once every wanted column is found the rest of the record
+//!   is not read at all, except that it must end with `}`.
+//! - A missing field and `null` are NULL; in a `NOT NULL` column they make the record bad.
+//! - Of a repeated field the first counts. (Stopping early would make "the last" depend on which columns a query uses.)
+//! - BOOLEAN takes true and false. Integers take integral numbers in any spelling (`1`, `1.0`, `1e3`). REAL and DOUBLE take
+//!   numbers that they can hold as finite ones. DECIMAL takes numbers, and strings that hold one, and rounds half away
+//!   from zero. DATE takes "YYYY-MM-DD". TIMESTAMP takes integral numbers as epoch milliseconds, and ISO 8601 strings, UTC
+//!   where they name no zone. VARCHAR takes strings, and any other value as the JSON text it is written in.
+//! - BINARY is refused, since JSON has no bytes.
+//!
+//! Text without escapes is not copied: the columns are views into the buffers that were fetched.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BinaryViewArray, BooleanArray, BooleanBufferBuilder};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Field, SchemaRef};
+
+use self::column::{Column, Record, Side};
+use self::fault::Fault;
+use self::keys::Keys;
+use self::scan::{skip_space, value_end};
+use super::columns::sql_name;
+use super::{BadRecords, Decoded, Decoder, Format};
+use crate::error::{Error, Kind, Result};
+use crate::source::RawRows;
+
+mod column;
+mod fault;
+mod keys;
+mod moment;
+mod number;
+mod scan;
+mod string;
+mod views;
+
+/// Records that are JSON objects.
+#[derive(Debug)]
+pub struct JsonFormat {
+    schema: SchemaRef,
+}
+
+impl JsonFormat {
+    /// Records with these columns, as [`parse_columns`](super::parse_columns) gives them.
+    ///
+    /// # Errors
+    /// `Config`, naming each column whose type JSON has no values for.
+    pub fn new(schema: SchemaRef) -> Result<Self> {
+        let problems: Vec<String> = schema
+            .fields()
+            .iter()
+            .filter(|field| !Column::can_hold(field.data_type()))
+            .map(|field| {
+                format!(
+                    "column {}: {} can't be read from json",
+                    field.name(),
+                    sql_name(field.data_type())
+                )
+            })
+            .collect();
+        if problems.is_empty() {
+            Ok(Self { schema })
+        } else {
+            let way_out = "VARCHAR takes any value; format = \"raw\" gives the whole value as BINARY";
+            Err(Error::new(Kind::Config, format!("{}; {way_out}", problems.join("; "))))
+        }
+    }
+}
+
+impl Format for JsonFormat {
+    fn decoder(&self, wanted: &[usize]) -> Box<dyn Decoder> {
+        let fields: Vec<Field> = wanted.iter().map(|index| self.schema.field(*index).clone()).collect();
+        let column = |field| Column::new(field).expect("the format was made of columns that can be read");
+        Box::new(JsonDecoder {
+            keys: Keys::new(fields.iter().map(|field| field.name().as_str())),
+            columns: fields.iter().map(column).collect(),
+            side: Side::default(),
+            fields,
+        })
+    }
+
+    fn validates_without_columns(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct JsonDecoder {
+    fields: Vec<Field>,
+    columns: Vec<Column>,
+    keys: Keys,
+    side: Side,
+}
+
+impl Decoder for JsonDecoder {
+    fn decode(&mut self, rows: &RawRows) -> Decoded {
+        let count = rows.offsets.len();
+        let Some(values) = &rows.values else {
+            return self.decode_nothing(count);
+        };
+        let blocks = values.data_buffers();
+        self.side.block = u32::try_from(blocks.len()).expect("views number their buffers in 32 bits");
+        self.columns.iter_mut().for_each(|column| column.reserve(count));
+        let mut bad = Bad::default();
+        for (row, view) in values.views().iter().enumerate() {
+            let inline = view.to_le_bytes();
+            let record = record_of(*view, &inline, blocks);
+            let read = if values.is_null(row) {
+                Err(Fault::NoValue)
+            } else {
+                self.read(record, row)
+            };
+            if let Err(fault) = read {
+                self.fill(row);
+                bad.add(row, || fault.describe(&self.fields, record.bytes));
+            }
+        }
+        let columns = self.finish(values);
+        Decoded {
+            columns,
+            bad: bad.finish(count),
+        }
+    }
+}
+
+/// The text of a value: inside its view where it is short, else in a buffer.
+#[inline(always)]
+fn record_of<'a>(view: u128, inline: &'a [u8; 16], blocks: &'a [Buffer]) -> Record<'a> {
+    let length = view as u32 as usize;
+    if length <= 12 {
+        return Record {
+            bytes: &inline[4..4 + length],
+            place: None,
+        };
+    }
+    let (block, start) = ((view >> 64) as u32, (view >> 96) as u32);
+    let bytes = &blocks[block as usize].as_slice()[start as usize..start as usize + length];
+    Record {
+        bytes,
+        place: Some((block, start)),
+    }
+}
+
+impl JsonDecoder {
+    /// Reads one record into every column; on an error some columns may have got the row already.
+    #[inline(always)]
+    fn read(&mut self, record: Record<'_>, row: usize) -> Result<(), Fault> {
+        let bytes = record.bytes;
+        let mut at = skip_space(bytes, 0);
+        if bytes.get(at) != Some(&b'{') {
+            return Err(Fault::Record {
+                wanted: "an object",
+                at,
+            });
+        }
+        let mut missing = self.columns.len();
+        if missing == 0 {
+            return closes(bytes, at + 1);
+        }
+        at = skip_space(bytes, at + 1);
+        if bytes.get(at) == Some(&b'}') {
+            return self.end(bytes, at, row, missing);
+        }
+        let mut key = Keys::START;
+        loop {
+            let found = self.keys.read(key, bytes, at)?;
+            key = found.id;
+            at = skip_space(bytes, found.end);
+            match self.columns.get_mut(found.column) {
+                Some(column) if column.rows() == row => {
+                    let fault = |why| Fault::Column {
+                        column: found.column,
+                        why,
+                        at,
+                    };
+                    at = column.read(record, at, &mut self.side).map_err(fault)?;
+                    missing -= 1;
+                }
+                _ => at = value_end(bytes, at).ok_or(Fault::Record { wanted: "a value", at })?,
+            }
+            at = skip_space(bytes, at);
+            match bytes.get(at) {
+                Some(b',') if missing == 0 => return closes(bytes, at + 1),
+                Some(b',') => at = skip_space(bytes, at + 1),
+                Some(b'}') => return self.end(bytes, at, row, missing),
+                _ => {
+                    return Err(Fault::Record {
+                        wanted: "a comma or the object's end",
+                        at,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The object ends at `at`: nothing may follow, and what it lacked is null.
+    #[inline(always)]
+    fn end(&mut self, bytes: &[u8], at: usize, row: usize, missing: usize) -> Result<(), Fault> {
+        let after = skip_space(bytes, at + 1);
+        if after < bytes.len() {
+            return Err(Fault::Record {
+                wanted: "nothing more",
+                at: after,
+            });
+        }
+        if missing == 0 {
+            return Ok(());
+        }
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            if column.rows() == row {
+                column
+                    .push_missing()
+                    .map_err(|why| Fault::Column { column: index, why, at })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a bad record's row to the columns that have not got it.
+    #[cold]
+    fn fill(&mut self, row: usize) {
+        self.columns
+            .iter_mut()
+            .filter(|column| column.rows() == row)
+            .for_each(Column::push_filler);
+    }
+}
+
+impl JsonDecoder {
+    /// Takes the rows read so far.
+    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
+        let side = std::mem::take(&mut self.side.text);
+        let blocks: Arc<[Buffer]> = if side.is_empty() {
+            values.clone().into_parts().1
+        } else {
+            values
+                .data_buffers()
+                .iter()
+                .cloned()
+                .chain([Buffer::from(side)])
+                .collect()
+        };
+        self.columns.iter_mut().map(|column| column.finish(&blocks)).collect()
+    }
+
+    /// Rows whose values were not fetched: fine where no column is wanted of them.
+    fn decode_nothing(&mut self, count: usize) -> Decoded {
+        let mut bad = Bad::default();
+        if !self.columns.is_empty() {
+            (0..count).for_each(|row| bad.add(row, || "its value was not fetched".to_owned()));
+        }
+        for column in &mut self.columns {
+            column.reserve(count);
+            (0..count).for_each(|_| column.push_filler());
+        }
+        let no_blocks = Arc::from([]);
+        Decoded {
+            columns: self
+                .columns
+                .iter_mut()
+                .map(|column| column.finish(&no_blocks))
+                .collect(),
+            bad: bad.finish(count),
+        }
+    }
+}
+
+/// All that is asked of the rest of a record from `at` on when nothing in it is wanted: its last byte is `}`.
+#[inline(always)]
+fn closes(bytes: &[u8], at: usize) -> Result<(), Fault> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if rest.last() == Some(&b'}') || rest.trim_ascii_end().last() == Some(&b'}') {
+        Ok(())
+    } else {
+        Err(Fault::Record {
+            wanted: "the object's end",
+            at: bytes.len(),
+        })
+    }
+}
+
+/// The bad records so far; costs nothing while there are none.
+#[derive(Debug, Default)]
+struct Bad {
+    keep: Option<BooleanBufferBuilder>,
+    count: usize,
+    first_row: usize,
+    first_reason: String,
+}
+
+impl Bad {
+    #[cold]
+    fn add(&mut self, row: usize, reason: impl FnOnce() -> String) {
+        if self.count == 0 {
+            self.first_row = row;
+            self.first_reason = reason();
+        }
+        let keep = self.keep.get_or_insert_with(|| BooleanBufferBuilder::new(row + 1));
+        keep.append_n(row - keep.len(), true);
+        keep.append(false);
+        self.count += 1;
+    }
+
+    fn finish(self, rows: usize) -> Option<BadRecords> {
+        let mut keep = self.keep?;
+        keep.append_n(rows - keep.len(), true);
+        let keep = BooleanArray::new(keep.build(), None);
+        Some(BadRecords {
+            keep,
+            count: self.count,
+            first_row: self.first_row,
+            first_reason: self.first_reason,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Text columns as views: short text inside the view, longer text where it stands already.
+
+use std::sync::Arc;
+
+use arrow::array::StringViewArray;
+use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
+
+use super::column::{Record, Side};
+
+/// The longest text that stands inside its view.
+const INLINE_BYTES_MAX: usize = 12;
+
+/// Views under construction. Everything pushed is valid UTF-8: the pushing side has checked it.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    views: Vec<u128>,
+    /// True where any view points into a buffer.
+    points: bool,
+}
+
+impl Views {
+    pub(super) fn reserve(&mut self, rows: usize) {
+        self.views.reserve_exact(rows);
+    }
+
+    /// Adds `length` bytes of the record from `from`.
+    #[inline(always)]
+    pub(super) fn push_part(&mut self, record: Record<'_>, from: usize, length: usize) {
+        let view = match record.place {
+            Some((block, start)) if length > INLINE_BYTES_MAX => {
+                self.points = true;
+                pointing(record.bytes, from, length, block, start + from as u32)
+            }
+            _ => inline(record.bytes, from, length),
+        };
+        self.views.push(view);
+    }
+
+    /// Adds the side text from `from` to its end. True where the view does not point to it, so that it can be removed.
+    pub(super) fn push_side(&mut self, side: &Side, from: usize) -> bool {
+        let length = side.text.len() - from;
+        if length <= INLINE_BYTES_MAX {
+            self.views.push(inline(&side.text, from, length));
+            return true;
+        }
+        self.points = true;
+        self.views
+            .push(pointing(&side.text, from, length, side.block, from as u32));
+        false
+    }
+
+    /// Adds an empty text.
+    pub(super) fn push_empty(&mut self) {
+        self.views.push(0);
+    }
+
+    /// Takes the views as an array over `blocks`; holds none of them where no view points into any.
+    pub(super) fn finish(&mut self, blocks: &Arc<[Buffer]>, nulls: Option<NullBuffer>) -> StringViewArray {
+        let views = ScalarBuffer::from(std::mem::take(&mut self.views));
+        let blocks = if std::mem::take(&mut self.points) {
+            Arc::clone(blocks)
+        } else {
+            Arc::from([])
+        };
+        if cfg!(debug_assertions) {
+            return StringViewArray::new(views, blocks, nulls);
+        }
+        checked_before(views, blocks, nulls)
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the safe constructor reads all text a second time to check it; it was checked while it was scanned"
+)]
+fn checked_before(views: ScalarBuffer<u128>, blocks: Arc<[Buffer]>, nulls: Option<NullBuffer>) -> StringViewArray {
+    // SAFETY: every view was made by `inline` or `pointing` from a slice that lies in its block, holds valid UTF-8
+    // and gave its own length and first bytes; there are as many nulls as views, since rows are pushed in pairs.
+    // Debug builds go through the checking constructor.
+    unsafe { StringViewArray::new_unchecked(views, blocks, nulls) }
+}
+
+/// Length and bytes, zeros behind.
+#[inline(always)]
+fn inline(bytes: &[u8], from: usize, length: usize) -> u128 {
+    match bytes[from..].first_chunk::<16>() {
+        Some(chunk) => {
+            let text = u128::from_le_bytes(*chunk) & ((1 << (8 * length)) - 1);
+            text << 32 | length as u128
+        }
+        None => {
+            let mut view = [0; 16];
+            view[0] = length as u8;
+            view[4..4 + length].copy_from_slice(&bytes[from..from + length]);
+            u128::from_le_bytes(view)
+        }
+    }
+}
+
+/// Length, first four bytes, block and offset.
+#[inline(always)]
+fn pointing(bytes: &[u8], from: usize, length: usize, block: u32, offset: u32) -> u128 {
+    let text = &bytes[from..from + length];
+    let prefix = u32::from_le_bytes(*text.first_chunk().expect("longer than what stands inside a view"));
+    u128::from(offset) << 96 | u128::from(block) << 64 | u128::from(prefix) << 32 | length as u128
+}

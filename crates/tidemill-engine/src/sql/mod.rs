@@ -1,0 +1,6 @@
+//! SQL lowered once into a template plan; per batch only its ranges change.
+
+pub mod functions;
+pub mod read;
+pub mod table;
+pub mod template;

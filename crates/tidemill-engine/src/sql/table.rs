@@ -1,0 +1,170 @@
+//! A source as a table: its declared columns, and the metadata columns that a query names.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as DfResult;
+use datafusion::datasource::TableType;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::read::ReadRangesExec;
+use crate::format::Format;
+use crate::source::{RawColumns, Source, header_field};
+
+/// What a bad record does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBadRecord {
+    /// Stops the stream, naming it.
+    Stop,
+    /// Leaves it out and counts it.
+    Skip,
+}
+
+/// A column that every Kafka table has beside its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataColumn {
+    /// `_topic VARCHAR`
+    Topic,
+    /// `_partition INT`
+    Partition,
+    /// `_offset BIGINT`
+    Offset,
+    /// `_timestamp TIMESTAMP(3)`
+    Timestamp,
+    /// `_key BINARY`
+    Key,
+    /// `_headers`: list of (key, value) in order, keys may repeat.
+    Headers,
+}
+
+impl MetadataColumn {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Topic,
+        Self::Partition,
+        Self::Offset,
+        Self::Timestamp,
+        Self::Key,
+        Self::Headers,
+    ];
+
+    /// The column's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Topic => "_topic",
+            Self::Partition => "_partition",
+            Self::Offset => "_offset",
+            Self::Timestamp => "_timestamp",
+            Self::Key => "_key",
+            Self::Headers => "_headers",
+        }
+    }
+
+    fn field(self) -> Field {
+        let (kind, nullable) = match self {
+            Self::Topic => (DataType::Utf8View, false),
+            Self::Partition => (DataType::Int32, false),
+            Self::Offset => (DataType::Int64, false),
+            Self::Timestamp => (DataType::Timestamp(TimeUnit::Millisecond, None), false),
+            Self::Key => (DataType::BinaryView, true),
+            Self::Headers => (DataType::List(header_field()), false),
+        };
+        Field::new(self.name(), kind, nullable)
+    }
+}
+
+/// Where a column of a scan comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The declared column with this index.
+    Value(usize),
+    /// A metadata column.
+    Metadata(MetadataColumn),
+}
+
+/// A source bound to its format: the table that queries name.
+#[derive(Debug, Clone)]
+pub struct SourceTable {
+    /// The table's name.
+    pub name: String,
+    /// Where records come from.
+    pub source: Arc<dyn Source>,
+    /// How values are read.
+    pub format: Arc<dyn Format>,
+    /// What a bad record does.
+    pub on_bad_record: OnBadRecord,
+    /// Declared columns.
+    pub columns: SchemaRef,
+}
+
+/// A [`SourceTable`] with the metadata columns that one query names, as DataFusion sees it.
+#[derive(Debug)]
+pub(super) struct QueriedTable {
+    table: Arc<SourceTable>,
+    metadata: Vec<MetadataColumn>,
+    schema: SchemaRef,
+}
+
+impl QueriedTable {
+    pub(super) fn new(table: Arc<SourceTable>, metadata: Vec<MetadataColumn>) -> Self {
+        let mut fields: Vec<Arc<Field>> = table.columns.fields().iter().map(Arc::clone).collect();
+        fields.extend(metadata.iter().map(|column| Arc::new(column.field())));
+        Self {
+            table,
+            metadata,
+            schema: Arc::new(Schema::new(fields)),
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for QueriedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let wanted = projection.unwrap_or(&all);
+        let declared = self.table.columns.fields().len();
+        let columns = wanted
+            .iter()
+            .map(|index| match index.checked_sub(declared) {
+                None => Column::Value(*index),
+                Some(at) => Column::Metadata(self.metadata[at]),
+            })
+            .collect();
+        let schema = Arc::new(self.schema.project(wanted)?);
+        let slices = state.config().target_partitions().max(2);
+        Ok(Arc::new(ReadRangesExec::template(
+            Arc::clone(&self.table),
+            columns,
+            schema,
+            slices,
+        )?))
+    }
+}
+
+/// The parts of a record that `columns` need.
+pub(super) fn raw_columns(columns: &[Column], format_needs_value: bool) -> RawColumns {
+    let has = |wanted| columns.contains(&Column::Metadata(wanted));
+    RawColumns {
+        key: has(MetadataColumn::Key),
+        value: format_needs_value,
+        timestamp: has(MetadataColumn::Timestamp),
+        headers: has(MetadataColumn::Headers),
+    }
+}

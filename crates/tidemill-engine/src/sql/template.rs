@@ -1,0 +1,264 @@
+//! A query planned once; per batch only its ranges change.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::execution::TaskContext;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::TryStreamExt;
+use tidemill_core::plan::{BatchPlan, RangePlan};
+
+use super::functions::{BatchCell, functions};
+use super::read::{ReadRangesExec, ScanRun};
+use super::table::{MetadataColumn, QueriedTable, SourceTable};
+use crate::error::{Error, Kind, Result};
+
+/// Operators that keep the rows of a slice together and in order.
+const ORDER_KEEPING: &[&str] = &[
+    "ProjectionExec",
+    "FilterExec",
+    "CoalesceBatchesExec",
+    "CooperativeExec",
+    "ReadRangesExec",
+    "UnnestExec",
+];
+
+/// A named query; it is a table for later queries and outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The name.
+    pub name: String,
+    /// The text.
+    pub sql: String,
+}
+
+/// What templates are planned from.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// Sources as tables.
+    pub tables: Vec<Arc<SourceTable>>,
+    /// Queries, in the order of the file.
+    pub queries: Vec<Query>,
+    /// Slices after a shuffle.
+    pub reduce_slices: usize,
+    /// Bytes that sorts, joins and aggregates of one output may hold before they spill.
+    pub memory_bytes_max: usize,
+}
+
+/// An output's query as a physical plan without ranges.
+#[derive(Debug)]
+pub struct Template {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    cell: Arc<BatchCell>,
+    sources: Vec<String>,
+    ordered: bool,
+}
+
+/// A template with the ranges of one batch.
+#[derive(Debug)]
+pub struct BatchRun {
+    /// The plan to execute, every slice once.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// What its slices run in.
+    pub context: Arc<TaskContext>,
+    /// One per scan of a source.
+    pub scans: Vec<Arc<ScanRun>>,
+}
+
+impl Template {
+    /// Plans `sql` over the catalog. A query is refused where it changes anything or would differ in a second run.
+    ///
+    /// # Errors
+    /// `Config` with the name of the query and DataFusion's own words.
+    pub async fn plan(catalog: &Catalog, output: &str, sql: &str) -> Result<Self> {
+        let cell = Arc::new(BatchCell::default());
+        let session = session(catalog, &cell)?;
+        for query in &catalog.queries {
+            let frame = frame(&session, catalog, &format!("queries.{}", query.name), &query.sql).await?;
+            session
+                .register_table(&query.name, frame.into_view())
+                .map_err(|error| refused(&format!("queries.{}", query.name), error))?;
+        }
+        let what = format!("sinks.{output}");
+        let frame = frame(&session, catalog, &what, sql).await?;
+        let plan = frame
+            .create_physical_plan()
+            .await
+            .map_err(|error| refused(&what, error))?;
+        let mut sources = Vec::new();
+        plan.apply(|node| {
+            if let Some(read) = node.downcast_ref::<ReadRangesExec>()
+                && !sources.contains(&read.source().to_owned())
+            {
+                sources.push(read.source().to_owned());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .map_err(|error| refused(&what, error))?;
+        let ordered = keeps_order(&plan);
+        Ok(Self {
+            plan,
+            context: session.task_ctx(),
+            cell,
+            sources,
+            ordered,
+        })
+    }
+
+    /// Columns of the output.
+    pub fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+
+    /// The sources that the query reads.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// True where each output slice is one range with its records in order.
+    pub fn ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// The plan with the ranges of a batch; `batch_time()` and its kin answer for that batch from here on.
+    ///
+    /// # Errors
+    /// A bug.
+    pub fn for_batch(&self, batch: &BatchPlan) -> Result<BatchRun> {
+        self.with_ranges(batch.batch_id, batch.batch_time_ms, &batch.ranges)
+    }
+
+    fn with_ranges(&self, id: u64, time_ms: i64, ranges: &[RangePlan]) -> Result<BatchRun> {
+        self.cell.set(id, time_ms);
+        let mut scans = Vec::new();
+        let bug = |error| Error::with_source(Kind::Bug, "put the ranges of a batch into the plan", error);
+        let fresh = reset_plan_states(Arc::clone(&self.plan)).map_err(bug)?;
+        let plan = fresh
+            .transform_up(|node| match node.downcast_ref::<ReadRangesExec>() {
+                None => Ok(Transformed::no(node)),
+                Some(read) => {
+                    let (read, run) = read.for_batch(ranges)?;
+                    scans.push(run);
+                    Ok(Transformed::yes(read))
+                }
+            })
+            .map_err(bug)?
+            .data;
+        Ok(BatchRun {
+            plan,
+            context: Arc::clone(&self.context),
+            scans,
+        })
+    }
+
+    /// True where the query gives rows without any input, as `count(*)` without GROUP BY does.
+    ///
+    /// # Errors
+    /// `Config` where it fails even so.
+    pub async fn yields_without_input(&self) -> Result<bool> {
+        let run = self.with_ranges(0, 0, &[])?;
+        let failed = |error| Error::with_source(Kind::Config, "the query fails on an empty batch", error);
+        let rows: Vec<_> = execute_stream(run.plan, run.context)
+            .map_err(failed)?
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        Ok(rows.iter().any(|rows| rows.num_rows() > 0))
+    }
+}
+
+fn session(catalog: &Catalog, cell: &Arc<BatchCell>) -> Result<SessionContext> {
+    let mut config = SessionConfig::new().with_target_partitions(catalog.reduce_slices.max(2));
+    let options = config.options_mut();
+    options.optimizer.enable_round_robin_repartition = false;
+    // A filter learnt in one batch must not outlive it in the template.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // Columns keep their case, so that JSON's camelCase names need no quotes.
+    options.sql_parser.enable_ident_normalization = false;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_limit(catalog.memory_bytes_max, 1.0)
+        .build_arc()
+        .map_err(|error| Error::with_source(Kind::Refused, "start the query engine", error))?;
+    let session = SessionContext::new_with_config_rt(config, runtime);
+    for function in functions(cell) {
+        session.register_udf(function);
+    }
+    Ok(session)
+}
+
+async fn frame(
+    session: &SessionContext,
+    catalog: &Catalog,
+    what: &str,
+    sql: &str,
+) -> Result<datafusion::dataframe::DataFrame> {
+    let metadata: Vec<MetadataColumn> = MetadataColumn::ALL
+        .into_iter()
+        .filter(|column| names(sql, column.name()))
+        .collect();
+    for table in &catalog.tables {
+        let queried = QueriedTable::new(Arc::clone(table), metadata.clone());
+        // A query may name a source that is registered from the query before: the metadata columns may differ.
+        let _before = session
+            .deregister_table(&table.name)
+            .map_err(|error| refused(what, error))?;
+        session
+            .register_table(&table.name, Arc::new(queried))
+            .map_err(|error| refused(what, error))?;
+    }
+    let options = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    session
+        .sql_with_options(sql, options)
+        .await
+        .map_err(|error| refused(what, error))
+}
+
+fn refused(what: &str, error: datafusion::error::DataFusionError) -> Error {
+    Error::with_source(Kind::Config, what.to_owned(), error)
+}
+
+/// True where `sql` has `name` as a word.
+fn names(sql: &str, name: &str) -> bool {
+    let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+    sql.match_indices(name).any(|(at, _)| {
+        !sql[..at].chars().next_back().is_some_and(is_word)
+            && !sql[at + name.len()..].chars().next().is_some_and(is_word)
+    })
+}
+
+fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if !ORDER_KEEPING.contains(&plan.name()) {
+        return false;
+    }
+    if plan.downcast_ref::<ReadRangesExec>().is_some() {
+        return true;
+    }
+    plan.children()
+        .as_slice()
+        .first()
+        .is_some_and(|child| plan.children().len() == 1 && keeps_order(child))
+}
+
+impl BatchRun {
+    /// The number of slices to execute.
+    pub fn slices(&self) -> usize {
+        self.plan.output_partitioning().partition_count()
+    }
+
+    /// True where rows cross from slice to slice, so that all slices must run at once.
+    pub fn exchanges(&self) -> bool {
+        !keeps_order(&self.plan)
+    }
+}
