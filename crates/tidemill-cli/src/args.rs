@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// Micro-batch stream processing for Apache Kafka, exactly once.
 #[derive(Debug, Parser)]
 #[command(name = "tidemill", version, disable_help_subcommand = true)]
-pub struct Args {
+pub(crate) struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -15,7 +15,7 @@ pub struct Args {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Embedded broker, sample stream, exactly-once output, two crashes on the way, a proof at the end
     Quickstart {
         /// Events to produce
@@ -75,7 +75,7 @@ pub enum Command {
 
 /// Anything: the command is refused.
 #[derive(Debug, clap::Args)]
-pub struct Later {
+pub(crate) struct Later {
     /// Ignored.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub rest: Vec<String>,
@@ -83,7 +83,7 @@ pub struct Later {
 
 /// What to show of a checkpoint.
 #[derive(Debug, Subcommand)]
-pub enum CheckpointCommand {
+pub(crate) enum CheckpointCommand {
     /// Who it belongs to, the last plan, the last commit, positions
     Show {
         /// The pipeline file
@@ -106,7 +106,7 @@ pub enum CheckpointCommand {
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Lines for people.
     Text,
     /// One JSON object per line.

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use tidemill_connect::console::ConsoleSink;
-use tidemill_connect::file::{Compression as FileCompression, FileFormat, FileSink, FileSinkConfig};
-use tidemill_connect::postgres::{PostgresConfig, PostgresSink};
 use tidemill_core::start::StartPolicy;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
@@ -16,8 +14,8 @@ use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
 use tidemill_engine::time::{Clock, SystemClock};
-use tidemill_kafka::sink::{Compression, KafkaSink, KafkaSinkConfig, ValueFormat};
-use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
+use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig, ValueFormat};
+use tidemill_kafka::{Compression, Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
 use crate::settings::Settings;
@@ -25,7 +23,7 @@ use crate::settings::sink::{SinkKind, SinkSettings};
 use crate::settings::source::{SourceFormat, SourceSettings, Start};
 
 /// The checkpoint of a pipeline.
-pub fn checkpoint(settings: &Settings) -> Checkpoint {
+pub(crate) fn checkpoint(settings: &Settings) -> Checkpoint {
     Checkpoint::new(Arc::new(LocalStore::new(settings.checkpoint.clone())))
 }
 
@@ -33,7 +31,7 @@ pub fn checkpoint(settings: &Settings) -> Checkpoint {
 ///
 /// # Errors
 /// Columns and queries that do not fit, with file and line.
-pub async fn driver(
+pub(crate) async fn driver(
     settings: &Settings,
     until_caught_up: bool,
     stop: watch::Receiver<bool>,
@@ -98,7 +96,7 @@ fn at_line(settings: &Settings, error: &Error, sink: &SinkSettings) -> Error {
 ///
 /// # Errors
 /// Columns that can't be read, with file and line.
-pub fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<SourceTable>> {
+pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<SourceTable>> {
     let at = |error: Error| {
         Error::new(
             error.kind(),
@@ -125,7 +123,7 @@ pub fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<SourceT
     }
     Ok(Arc::new(SourceTable {
         name: source.name.clone(),
-        source: Arc::new(KafkaSource::new(config)),
+        source: Arc::new(KafkaSource::new(config)?),
         format,
         on_bad_record: if source.skip_bad_records { OnBadRecord::Skip } else { OnBadRecord::Stop },
         columns,
@@ -145,21 +143,7 @@ fn open(settings: &Settings, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
         SinkKind::Console { limit } => {
             Box::new(ConsoleSink::new(&sink.name, usize::try_from(*limit).unwrap_or(usize::MAX)))
         }
-        SinkKind::File { path, format, compression } => {
-            let format = if *format == "json" { FileFormat::Json } else { FileFormat::Parquet };
-            let compression = match (*compression, format) {
-                ("none", _) | ("", FileFormat::Json) => FileCompression::None,
-                ("zstd", _) => FileCompression::Zstd,
-                ("lz4", _) => FileCompression::Lz4,
-                _ => FileCompression::Snappy,
-            };
-            Box::new(FileSink::new(&sink.name, FileSinkConfig { path: path.clone(), format, compression })?)
-        }
-        SinkKind::Postgres { url, table, create_table } => {
-            let config =
-                PostgresConfig { url: url.expose().to_owned(), table: table.clone(), create_table: *create_table };
-            Box::new(PostgresSink::new(sink.name.clone(), config)?)
-        }
+        SinkKind::File { .. } | SinkKind::Postgres { .. } => return Err(nothing("this sink")),
         SinkKind::Kafka { brokers, topic, format, key, headers, compression, properties } => {
             let mut config = KafkaSinkConfig::new(brokers, topic);
             config.format = if *format == "raw" { ValueFormat::Raw } else { ValueFormat::Json };
@@ -196,11 +180,11 @@ fn pipeline_hash(settings: &Settings) -> String {
 }
 
 /// Now, in milliseconds since 1970 UTC.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemClock::default().now_ms()
 }
 
 /// The error of a file that names nothing to do.
-pub fn nothing(what: &str) -> Error {
+pub(crate) fn nothing(what: &str) -> Error {
     Error::new(Kind::Config, format!("{what} is not in this version"))
 }

@@ -9,7 +9,7 @@ use crate::assemble;
 use crate::settings::Settings;
 
 /// Everything that can be known before starting.
-pub async fn check(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
     let (_stop, stopped) = watch::channel(false);
     let (mut driver, _progress) = assemble::driver(settings, true, stopped).await?;
     let standing = driver.check().await?;

@@ -10,7 +10,7 @@ use crate::assemble;
 use crate::settings::Settings;
 
 /// Who it belongs to, the last plan, the last commit, positions.
-pub async fn show(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn show(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     let contents = contents(&checkpoint).await?;
     let mut out = std::io::stdout().lock();
@@ -60,7 +60,7 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
 }
 
 /// One line per batch still kept.
-pub async fn history(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     contents(&checkpoint).await?;
     let mut out = std::io::stdout().lock();
@@ -91,7 +91,7 @@ pub async fn history(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Reads every record and checks version, checksum and order.
-pub async fn verify(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     let contents = contents(&checkpoint).await?;
     let mut plans = 0_u64;

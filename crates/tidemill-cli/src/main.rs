@@ -1,5 +1,119 @@
-//! The command `tidemill`.
+//! The command `tidemill`: arguments to settings to a run.
+
+mod args;
+mod assemble;
+mod check;
+mod checkpoint;
+mod offsets;
+mod quickstart;
+mod run;
 mod settings;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use tidemill_engine::error::{Error, Kind};
+
+use args::{Args, CheckpointCommand, Command};
+use settings::{Problems, Settings};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() {}
+
+/// What ends a command that did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    File(#[from] Problems),
+    #[error("{}", .0.chain())]
+    Engine(#[from] Error),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::File(_) => 2,
+            Self::Engine(error) => match error.kind() {
+                Kind::Config => 2,
+                Kind::Fenced => 3,
+                Kind::Loss => 4,
+                Kind::Unavailable | Kind::Data | Kind::Refused | Kind::UserCode | Kind::Bug => 1,
+            },
+            Self::Other(_) => 1,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to standard output and are no failure.
+            let shown = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked && shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    match run_command(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run_command(command: Command) -> Result<(), Failure> {
+    arm_failpoints()?;
+    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+    match command {
+        Command::Quickstart { records, dir } => quickstart::quickstart(records, dir),
+        Command::Check { file } => runtime.block_on(check::check(&load(&file)?)),
+        Command::Run { file, until_caught_up, log } => {
+            let settings = load(&file)?;
+            run::log_to_stderr(log);
+            runtime.block_on(run::run(&settings, until_caught_up))
+        }
+        Command::Offsets { file } => runtime.block_on(offsets::offsets(&load(&file)?)),
+        Command::Checkpoint { what } => match what {
+            CheckpointCommand::Show { file } => runtime.block_on(checkpoint::show(&load(&file)?)),
+            CheckpointCommand::History { file } => runtime.block_on(checkpoint::history(&load(&file)?)),
+            CheckpointCommand::Verify { file } => runtime.block_on(checkpoint::verify(&load(&file)?)),
+            CheckpointCommand::Rebuild(_) => Err(assemble::nothing("checkpoint rebuild").into()),
+        },
+        Command::Init(_) => Err(assemble::nothing("init").into()),
+        Command::Rewind(_) => Err(assemble::nothing("rewind").into()),
+        Command::Replay(_) => Err(assemble::nothing("replay").into()),
+        Command::Completions(_) => Err(assemble::nothing("completions").into()),
+        Command::Worker(_) => Err(assemble::nothing("worker").into()),
+        #[cfg(feature = "fault-injection")]
+        Command::Failpoints => {
+            use std::io::Write;
+            let mut out = std::io::stdout().lock();
+            for (name, kind) in tidemill_engine::failpoint::POINTS {
+                writeln!(out, "{name} {kind}").map_err(anyhow::Error::from)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn load(file: &Path) -> Result<Settings, Problems> {
+    Settings::load(file, &|name| std::env::var(name).ok())
+}
+
+#[cfg(feature = "fault-injection")]
+fn arm_failpoints() -> Result<(), Failure> {
+    let points = std::env::var("TIDEMILL_FAILPOINTS").unwrap_or_default();
+    let sabotage = std::env::var("TIDEMILL_SABOTAGE").ok();
+    tidemill_engine::failpoint::arm(&points, sabotage).map_err(|error| anyhow::anyhow!(error).into())
+}
+
+#[cfg(not(feature = "fault-injection"))]
+fn arm_failpoints() -> Result<(), Failure> {
+    Ok(())
+}

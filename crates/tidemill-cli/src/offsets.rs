@@ -9,7 +9,7 @@ use crate::assemble;
 use crate::settings::Settings;
 
 /// Per partition: position, end offset, lag in records and seconds, group offset.
-pub async fn offsets(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     let contents = checkpoint.read().await?;
     let settled = contents.last_commit.as_ref().map(|commit| commit.batch_id);

@@ -21,7 +21,7 @@ const SEED: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Produces, runs the pipeline as a child, kills it twice, lets it finish, and recounts.
-pub fn quickstart(records: u64, dir: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) fn quickstart(records: u64, dir: Option<PathBuf>) -> Result<(), Failure> {
     let temporary = tempfile::tempdir().map_err(anyhow::Error::from)?;
     let keep = dir.is_some();
     let dir = dir.unwrap_or_else(|| temporary.path().to_path_buf());

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::Failure;
 
 /// Log lines go to standard error; standard output carries data only.
-pub fn log_to_stderr(format: LogFormat) {
+pub(crate) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::new("info,rdkafka=warn,librdkafka=warn");
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false);
     match format {
@@ -24,7 +24,7 @@ pub fn log_to_stderr(format: LogFormat) {
 }
 
 /// Runs a pipeline until it is stopped, caught up, or fails.
-pub async fn run(settings: &Settings, until_caught_up: bool) -> Result<(), Failure> {
+pub(crate) async fn run(settings: &Settings, until_caught_up: bool) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let (driver, progress) = assemble::driver(settings, until_caught_up, stop).await?;
     let bar = (until_caught_up && std::io::stderr().is_terminal()).then(|| tokio::spawn(show(progress)));

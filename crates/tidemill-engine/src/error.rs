@@ -15,6 +15,8 @@ pub enum Kind {
     Data,
     /// Look at the sink or its rights: it refused for good. Exit 1.
     Refused,
+    /// A user's closure failed or panicked. Exit 1 after bounded retries.
+    UserCode,
     /// Input was lost, or a sink fell behind its checkpoint. Exit 4.
     Loss,
     /// Report it. Exit 1.

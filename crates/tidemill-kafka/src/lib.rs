@@ -2,8 +2,14 @@
 
 mod client_error;
 mod compression;
+mod config;
 pub mod embedded;
+mod fetch;
 mod murmur2;
 pub mod sink;
+mod source;
+mod wire;
 
 pub use compression::Compression;
+pub use config::{Isolation, KafkaConfig};
+pub use source::KafkaSource;

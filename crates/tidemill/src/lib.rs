@@ -1,1 +1,48 @@
-//! tidemill
+//! Micro-batch stream processing for Apache Kafka, in the manner of Spark Streaming's direct stream.
+//!
+//! A program declares streams and what becomes of them; every interval one batch of offset ranges is planned, logged and
+//! run. The closures run again at every start: the checkpoint holds positions, never code.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tidemill::prelude::*;
+//!
+//! let context = StreamingContext::builder("ad-views", Duration::from_secs(1))
+//!     .checkpoint("checkpoint/ad-views")
+//!     .get_or_create(|context| {
+//!         let events = context.kafka_direct_stream(DirectKafka::new("localhost:9092").topics(["events"]))?;
+//!         events
+//!             .filter(|record| !record.value().is_empty())
+//!             .map(|record| record.value().len())
+//!             .foreach_partition(|lengths, task| println!("{}: {}", task.unique_id(), lengths.count()));
+//!         Ok(())
+//!     })?;
+//! context.start()?;
+//! context.await_termination()?;
+//! # Ok::<(), tidemill::Error>(())
+//! ```
+//!
+//! Callbacks run at least once: after a crash a batch runs again with the same ranges, the same time and the same
+//! [`unique_id`](TaskContext::unique_id). Store the id together with the rows, in one transaction, and skip what is there:
+//! that makes the effect exactly once.
+
+mod callback;
+mod context;
+mod dstream;
+mod kafka;
+mod outcome;
+mod record;
+mod task;
+
+pub use context::{Builder, StreamingContext};
+pub use dstream::{DStream, Rows};
+pub use kafka::DirectKafka;
+pub use outcome::IntoOutcome;
+pub use record::Record;
+pub use task::{BatchContext, OffsetRange, TaskContext};
+pub use tidemill_engine::error::{Error, Kind, Result};
+
+/// Everything a program names.
+pub mod prelude {
+    pub use crate::{BatchContext, DStream, DirectKafka, Record, StreamingContext, TaskContext};
+}

@@ -10,17 +10,17 @@ use super::problem::{Problem, Problems};
 use super::units;
 
 /// Looks a variable up for `${NAME}`.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What is shared while one file is read.
-pub struct Document<'a> {
+pub(crate) struct Document<'a> {
     text: &'a str,
     env: Env<'a>,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Document<'a> {
-    pub fn new(text: &'a str, env: Env<'a>) -> Self {
+    pub(crate) fn new(text: &'a str, env: Env<'a>) -> Self {
         Self {
             text,
             env,
@@ -28,14 +28,14 @@ impl<'a> Document<'a> {
         }
     }
 
-    pub fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         1 + self.text.as_bytes()[..at.min(self.text.len())]
             .iter()
             .filter(|byte| **byte == b'\n')
             .count()
     }
 
-    pub fn problem(&self, line: usize, path: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn problem(&self, line: usize, path: impl Into<String>, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem {
             line,
             path: path.into(),
@@ -44,7 +44,7 @@ impl<'a> Document<'a> {
     }
 
     /// Everything wrong that was found, by line.
-    pub fn finish(self, file: &str) -> Result<(), Problems> {
+    pub(crate) fn finish(self, file: &str) -> Result<(), Problems> {
         let mut list = self.problems.into_inner();
         list.sort();
         list.dedup();
@@ -60,7 +60,7 @@ impl<'a> Document<'a> {
 }
 
 /// One table of the document.
-pub struct Section<'d, 'i> {
+pub(crate) struct Section<'d, 'i> {
     pub doc: &'d Document<'d>,
     pub path: String,
     pub line: usize,
@@ -69,7 +69,7 @@ pub struct Section<'d, 'i> {
 }
 
 impl<'d, 'i> Section<'d, 'i> {
-    pub fn new(doc: &'d Document<'d>, path: String, line: usize, table: &'d DeTable<'i>) -> Self {
+    pub(crate) fn new(doc: &'d Document<'d>, path: String, line: usize, table: &'d DeTable<'i>) -> Self {
         Self {
             doc,
             path,
@@ -85,7 +85,7 @@ impl<'d, 'i> Section<'d, 'i> {
         Some((value.get_ref(), self.doc.line(value.span().start)))
     }
 
-    pub fn at(&self, key: &str) -> String {
+    pub(crate) fn at(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -93,16 +93,16 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn has(&self, key: &'static str) -> bool {
+    pub(crate) fn has(&self, key: &'static str) -> bool {
         self.value(key).is_some()
     }
 
     /// The line of a key, or of the section where it is missing.
-    pub fn line_of(&self, key: &'static str) -> usize {
+    pub(crate) fn line_of(&self, key: &'static str) -> usize {
         self.value(key).map_or(self.line, |(_, line)| line)
     }
 
-    pub fn wrong(&self, key: &'static str, message: impl Into<String>) {
+    pub(crate) fn wrong(&self, key: &'static str, message: impl Into<String>) {
         self.doc.problem(self.line_of(key), self.at(key), message);
     }
 
@@ -114,7 +114,7 @@ impl<'d, 'i> Section<'d, 'i> {
         );
     }
 
-    pub fn text(&self, key: &'static str) -> Option<String> {
+    pub(crate) fn text(&self, key: &'static str) -> Option<String> {
         let (value, line) = self.value(key)?;
         match value.as_str() {
             Some(text) => self.substituted(text, line, &self.at(key)),
@@ -125,7 +125,7 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn required(&self, key: &'static str, example: &str) -> Option<String> {
+    pub(crate) fn required(&self, key: &'static str, example: &str) -> Option<String> {
         if !self.has(key) {
             self.doc.problem(
                 self.line,
@@ -160,7 +160,7 @@ impl<'d, 'i> Section<'d, 'i> {
         Some(out)
     }
 
-    pub fn flag(&self, key: &'static str, default: bool) -> bool {
+    pub(crate) fn flag(&self, key: &'static str, default: bool) -> bool {
         match self.value(key) {
             None => default,
             Some((DeValue::Boolean(flag), _)) => *flag,
@@ -171,7 +171,7 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn count(&self, key: &'static str) -> Option<u64> {
+    pub(crate) fn count(&self, key: &'static str) -> Option<u64> {
         let (value, line) = self.value(key)?;
         match value
             .as_integer()
@@ -185,11 +185,11 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn duration(&self, key: &'static str, default: Duration) -> Duration {
+    pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         self.parsed(key, units::duration).unwrap_or(default)
     }
 
-    pub fn size(&self, key: &'static str, default: u64) -> u64 {
+    pub(crate) fn size(&self, key: &'static str, default: u64) -> u64 {
         self.parsed(key, units::size).unwrap_or(default)
     }
 
@@ -199,7 +199,7 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     /// One of `now`, or the default; those of `later` are refused as not in this version.
-    pub fn one_of(
+    pub(crate) fn one_of(
         &self,
         key: &'static str,
         now: &[&'static str],
@@ -231,7 +231,7 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     /// Keys of the contract that come later.
-    pub fn later(&self, keys: &[&'static str]) {
+    pub(crate) fn later(&self, keys: &[&'static str]) {
         for key in keys {
             if self.has(key) {
                 self.wrong(key, "is not in this version");
@@ -239,7 +239,7 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
         let (value, line) = self.value(key)?;
         let Some(array) = value.as_array() else {
             self.wrong_type(key, line, "a list of texts", value);
@@ -256,7 +256,7 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     /// A table of texts, as `properties` is.
-    pub fn pairs(&self, key: &'static str) -> Vec<(String, String, usize)> {
+    pub(crate) fn pairs(&self, key: &'static str) -> Vec<(String, String, usize)> {
         let Some((value, line)) = self.value(key) else {
             return Vec::new();
         };
@@ -283,7 +283,7 @@ impl<'d, 'i> Section<'d, 'i> {
         pairs
     }
 
-    pub fn sub(&self, key: &'static str) -> Option<Section<'d, 'i>> {
+    pub(crate) fn sub(&self, key: &'static str) -> Option<Section<'d, 'i>> {
         let (value, line) = self.value(key)?;
         match value.as_table() {
             Some(table) => Some(Section::new(self.doc, self.at(key), line, table)),
@@ -294,12 +294,12 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
-    pub fn raw(&self, key: &'static str) -> Option<&'d DeValue<'i>> {
+    pub(crate) fn raw(&self, key: &'static str) -> Option<&'d DeValue<'i>> {
         self.value(key).map(|(value, _)| value)
     }
 
     /// The tables below a key, by name, in the order of the file.
-    pub fn named(&self, key: &'static str) -> Vec<(String, Section<'d, 'i>)> {
+    pub(crate) fn named(&self, key: &'static str) -> Vec<(String, Section<'d, 'i>)> {
         let Some((value, line)) = self.value(key) else {
             return Vec::new();
         };
@@ -328,7 +328,7 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     /// Every key that nobody asked for is unknown; the nearest known one is named.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         let known = self.known.borrow();
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();

@@ -3,8 +3,8 @@
 mod document;
 mod problem;
 mod secret;
-pub mod sink;
-pub mod source;
+pub(crate) mod sink;
+pub(crate) mod source;
 mod units;
 
 use std::collections::BTreeSet;
@@ -14,13 +14,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use document::{Document, Section};
-pub use problem::{Problem, Problems};
+pub(crate) use problem::{Problem, Problems};
 use sink::{From, SinkSettings};
 use source::SourceSettings;
 
 /// A pipeline file, checked.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The file's name as it was given.
     pub file: String,
     /// Application id.
@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// One query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuerySettings {
+pub(crate) struct QuerySettings {
     /// The table's name.
     pub name: String,
     /// Its line in the file.
@@ -57,7 +57,7 @@ impl Settings {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+    pub(crate) fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Problems {
             file: file.clone(),
@@ -211,7 +211,7 @@ fn tables(doc: &Document<'_>, top: &Section<'_, '_>) {
 
 impl From {
     /// The query's text.
-    pub fn sql(&self) -> String {
+    pub(crate) fn sql(&self) -> String {
         match self {
             Self::Table(name) => format!("SELECT * FROM \"{name}\""),
             Self::Sql(sql) => sql.clone(),

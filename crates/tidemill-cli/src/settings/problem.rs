@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One thing that is wrong, at one place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Line in the file, from 1; 0 where the whole file is meant.
     pub line: usize,
     /// The key's path, such as `sources.events.topics`.
@@ -15,7 +15,7 @@ pub struct Problem {
 
 /// All problems of a file, by line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems {
+pub(crate) struct Problems {
     /// The file's name as it was given.
     pub file: String,
     /// At least one.

@@ -7,7 +7,7 @@ use super::secret::Secret;
 
 /// Where a sink's rows come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
+pub(crate) enum From {
     /// A source or query by name.
     Table(String),
     /// A query of its own.
@@ -16,7 +16,7 @@ pub enum From {
 
 /// One sink.
 #[derive(Debug, Clone)]
-pub struct SinkSettings {
+pub(crate) struct SinkSettings {
     /// The sink's name.
     pub name: String,
     /// Its line in the file.
@@ -29,7 +29,7 @@ pub struct SinkSettings {
 
 /// What a sink writes to.
 #[derive(Debug, Clone)]
-pub enum SinkKind {
+pub(crate) enum SinkKind {
     /// Standard output.
     Console {
         /// Rows printed per batch at most.

@@ -8,7 +8,7 @@ use super::document::Section;
 
 /// Where a source begins on the first start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// The first offset that can be read.
     Earliest,
     /// The end at the first start.
@@ -19,7 +19,7 @@ pub enum Start {
 
 /// How values are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceFormat {
+pub(crate) enum SourceFormat {
     /// One JSON object per record.
     Json,
     /// Bytes, as the column `value`.
@@ -28,7 +28,7 @@ pub enum SourceFormat {
 
 /// One source.
 #[derive(Debug, Clone)]
-pub struct SourceSettings {
+pub(crate) struct SourceSettings {
     /// The table's name.
     pub name: String,
     /// Its line in the file.

@@ -23,6 +23,8 @@ use crate::sink::{Claim, SinkBatch, SliceWriter};
 use crate::sql::template::BatchRun;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Runs of a batch whose user code fails, the first included.
+const USER_CODE_RUNS_MAX: u32 = 4;
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl Driver {
@@ -46,6 +48,7 @@ impl Driver {
                     return Ok(done);
                 }
                 Err(error) if error.is_transient() => error,
+                Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,
                 Err(error) => return Err(in_batch(error, logged, &output.name)),
             };
             tracing::warn!(

@@ -116,7 +116,7 @@ impl KafkaSinkConfig {
     pub(super) fn producer(&self, transactional_id: &str, transaction_timeout: Duration) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("linger.ms", "10")
+            .set("linger.ms", "5")
             .set("batch.size", "1000000")
             .set("batch.num.messages", "100000")
             // Two bounds of what waits in the producer, whichever is met first.

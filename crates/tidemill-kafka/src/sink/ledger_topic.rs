@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::Epoch;
 use tidemill_engine::error::{Error, Kind, Result};
@@ -63,26 +63,32 @@ pub(super) struct Ledger<'a> {
 impl Ledger<'_> {
     /// The sink's newest record; nothing where the topic is missing.
     pub(super) fn read(&self, until: &Until) -> Result<LedgerRead> {
-        let Some(partitions) = partition_count(self.config, self.sink, self.topic)? else {
+        let committed = watcher(self.config, self.sink, "read_committed")?;
+        let Some(partitions) = partition_count(&committed, self.sink, self.config, self.topic)? else {
             return Ok(LedgerRead::default());
         };
         self.check_partitions(partitions)?;
-        let committed = self.consumer("read_committed")?;
+        let (low, stable) = self.watermarks(&committed)?;
         let high = match until {
-            Until::Settled => self.watermarks(&committed)?.1,
+            Until::Settled => stable,
             Until::HighWatermark(stop) => {
-                let high = self.watermarks(&self.consumer("read_uncommitted")?)?.1;
+                let high = self
+                    .watermarks(&watcher(self.config, self.sink, "read_uncommitted")?)?
+                    .1;
                 self.wait_until_stable(&committed, high, stop)?;
                 high
             }
         };
-        let low = self.watermarks(&committed)?.0;
+        if low >= high {
+            return Ok(LedgerRead::default());
+        }
+        let consumer = self.consumer()?;
         let tail = low.max(high - TAIL_OFFSETS);
-        let read = self.scan(&committed, tail, high)?;
+        let read = self.scan(&consumer, tail, high)?;
         if read.record.is_some() || tail == low {
             return Ok(read);
         }
-        self.scan(&committed, low, high)
+        self.scan(&consumer, low, high)
     }
 
     /// Waits until the last stable offset has reached `high`.
@@ -121,9 +127,6 @@ impl Ledger<'_> {
     /// Reads committed records from `from` until the position is at or beyond `until`.
     fn scan(&self, committed: &BaseConsumer<Observer>, from: i64, until: i64) -> Result<LedgerRead> {
         let mut read = LedgerRead::default();
-        if from >= until {
-            return Ok(read);
-        }
         let what = || {
             format!(
                 "sink {}: reading its ledger {}/0 from offset {from}",
@@ -186,17 +189,18 @@ impl Ledger<'_> {
     }
 
     /// Makes the topic where it is missing, then checks that it has one partition and is compacted.
-    pub(super) fn ensure(&self, runtime: &Handle) -> Result<()> {
-        let admin = admin_client(self.config, self.sink)?;
-        let partitions = match partition_count(self.config, self.sink, self.topic)? {
+    pub(super) fn ensure(&self, admin: &AdminClient<DefaultClientContext>, runtime: &Handle) -> Result<()> {
+        let watcher = watcher(self.config, self.sink, "read_committed")?;
+        let partitions = match partition_count(&watcher, self.sink, self.config, self.topic)? {
             Some(partitions) => partitions,
             None => {
-                self.create(&admin, runtime)?;
+                self.create(admin, runtime)?;
+                self.wait_until_there(&watcher)?;
                 1
             }
         };
         self.check_partitions(partitions)?;
-        self.check_compacted(&admin, runtime)
+        self.check_compacted(admin, runtime)
     }
 
     fn create(&self, admin: &AdminClient<DefaultClientContext>, runtime: &Handle) -> Result<()> {
@@ -216,18 +220,26 @@ impl Ledger<'_> {
             Some(Err((_, code))) => return Err(client_error(what(), KafkaError::Global(code))),
             None => return Err(Error::new(Kind::Unavailable, format!("{}: no answer", what()))),
         }
-        // The answer may come before every broker knows the topic.
+        tracing::info!(sink = self.sink, topic = self.topic, "made the ledger topic");
+        Ok(())
+    }
+
+    /// The answer to the making may come before every broker knows the topic.
+    fn wait_until_there(&self, watcher: &BaseConsumer<Observer>) -> Result<()> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let watcher = self.consumer("read_committed")?;
-        while partition_count(self.config, self.sink, self.topic)?.is_none() || self.watermarks(&watcher).is_err() {
+        while partition_count(watcher, self.sink, self.config, self.topic)?.is_none()
+            || self.watermarks(watcher).is_err()
+        {
             if Instant::now() >= deadline {
                 return Err(Error::new(
                     Kind::Unavailable,
-                    format!("{}: it has not appeared", what()),
+                    format!(
+                        "sink {}: ledger topic {} was made and has not appeared",
+                        self.sink, self.topic
+                    ),
                 ));
             }
         }
-        tracing::info!(sink = self.sink, topic = self.topic, "made the ledger topic");
         Ok(())
     }
 
@@ -273,8 +285,12 @@ impl Ledger<'_> {
         }
     }
 
-    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Observer>> {
-        consumer(self.config, self.sink, isolation)
+    /// A consumer of committed records that is assigned by hand and commits nothing.
+    fn consumer(&self) -> Result<BaseConsumer<Observer>> {
+        let mut settings = self.config.reader("read_committed");
+        // librdkafka consumes only with a group; this one is never joined.
+        settings.set("group.id", "tidemill-ledger-reader");
+        connect(&settings, self.config, self.sink)
     }
 
     /// First and end offset of the ledger's partition, as the consumer's isolation sees them.
@@ -290,23 +306,32 @@ impl Ledger<'_> {
     }
 }
 
-/// A consumer that is assigned by hand and commits nothing.
-pub(super) fn consumer(config: &KafkaSinkConfig, sink: &str, isolation: &str) -> Result<BaseConsumer<Observer>> {
-    let mut settings = config.reader(isolation);
-    // librdkafka consumes only with a group, joined or not. This one is never joined and commits nothing.
-    settings.set("group.id", "tidemill-ledger-reader");
+/// A client that asks for metadata and offsets as this isolation level sees them, and can't consume.
+pub(super) fn watcher(config: &KafkaSinkConfig, sink: &str, isolation: &str) -> Result<BaseConsumer<Observer>> {
+    connect(&config.reader(isolation), config, sink)
+}
+
+fn connect(settings: &ClientConfig, config: &KafkaSinkConfig, sink: &str) -> Result<BaseConsumer<Observer>> {
     settings
         .create_with_context(Observer::new(sink))
         .map_err(|error| client_error(format!("sink {sink}: connecting to {}", config.brokers), error))
 }
 
 /// The number of partitions of `topic`, nothing where it does not exist.
-pub(super) fn partition_count(config: &KafkaSinkConfig, sink: &str, topic: &str) -> Result<Option<i32>> {
-    let consumer = consumer(config, sink, "read_committed")?;
+pub(super) fn partition_count(
+    watcher: &BaseConsumer<Observer>,
+    sink: &str,
+    config: &KafkaSinkConfig,
+    topic: &str,
+) -> Result<Option<i32>> {
     let what = || format!("sink {sink}: asking {} for topic {topic}", config.brokers);
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
+    let metadata = watcher.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
         let error = client_error(what(), error);
-        match consumer.context().complaint() {
+        // A client's events are only told when it is served.
+        for _ in 0..8 {
+            let _event = watcher.poll(Duration::ZERO);
+        }
+        match watcher.context().complaint() {
             Some(complaint) => Error::new(error.kind(), format!("{}: {complaint}", error.chain())),
             None => error,
         }

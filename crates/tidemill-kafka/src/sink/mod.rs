@@ -25,7 +25,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 pub use config::{KafkaSinkConfig, ValueFormat};
-use rdkafka::admin::ResourceSpecifier;
+use rdkafka::admin::{AdminClient, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer;
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, SinkIdentity};
@@ -36,7 +37,7 @@ use tokio::sync::oneshot;
 
 use crate::client_error::client_error;
 use config::TRANSACTION_TIMEOUT_MAX;
-use ledger_topic::{Ledger, LedgerRead, Until, admin_client, consumer, describe, ledger_topic, partition_count};
+use ledger_topic::{Ledger, LedgerRead, Until, admin_client, describe, ledger_topic, partition_count, watcher};
 use messages::MessageEncoder;
 use transaction::{Target, Transactions};
 use writer::{BatchEnd, lanes};
@@ -54,6 +55,8 @@ pub struct KafkaSink {
     input: Option<Checked>,
     claim: Option<Claim>,
     producer: Option<Transactions>,
+    /// The longest transaction that the broker allows, where it says; asked for at each fence.
+    broker_timeout: Option<Duration>,
     /// The newest ledger record that this instance has read or written.
     newest: Option<LedgerRecord>,
     /// Where the record of the batch begun last arrives once it is visible.
@@ -79,6 +82,7 @@ impl KafkaSink {
             input: None,
             claim: None,
             producer: None,
+            broker_timeout: None,
             newest: None,
             committing: None,
             begun: 0,
@@ -163,8 +167,9 @@ impl KafkaSink {
             ledger_topic: ledger_topic(&claim.app),
             transactional_id: format!("tidemill-{}-{}", claim.app, self.name),
         };
+        let broker_max = self.broker_timeout;
         let producer = self
-            .blocking(move |sink, config, runtime| start(sink, config, runtime, target))
+            .blocking(move |_sink, config, _runtime| start(config, target, broker_max))
             .await?;
         self.producer = Some(producer);
         Ok(())
@@ -269,15 +274,9 @@ impl Sink for KafkaSink {
             ));
         }
         let topic = ledger_topic(&claim.app);
-        self.blocking(move |sink, config, runtime| {
-            Ledger {
-                sink,
-                topic: &topic,
-                config,
-            }
-            .ensure(runtime)
-        })
-        .await?;
+        self.broker_timeout = self
+            .blocking(move |sink, config, runtime| prepare(sink, config, runtime, &topic))
+            .await?;
         // Before the id is taken: a foreign application must not be fenced by mistake.
         let read = self.read_ledger(&claim.app, Until::Settled).await?;
         self.refuse_foreign(claim, &read)?;
@@ -365,7 +364,8 @@ impl Drop for GiveUp {
 /// The output topic's partitions; the topic is never made here.
 fn output_partitions(sink: &str, config: &KafkaSinkConfig, _runtime: &Handle) -> Result<i32> {
     let topic = &config.topic;
-    let Some(partitions) = partition_count(config, sink, topic)?.filter(|partitions| *partitions > 0) else {
+    let watcher = watcher(config, sink, "read_committed")?;
+    let Some(partitions) = partition_count(&watcher, sink, config, topic)?.filter(|partitions| *partitions > 0) else {
         return Err(Error::new(
             Kind::Refused,
             format!(
@@ -375,34 +375,39 @@ fn output_partitions(sink: &str, config: &KafkaSinkConfig, _runtime: &Handle) ->
             ),
         ));
     };
-    consumer(config, sink, "read_committed")?
+    watcher
         .fetch_watermarks(topic, 0, Duration::from_secs(30))
         .map_err(|error| client_error(format!("sink {sink}: reading the end of {topic}/0"), error))?;
     Ok(partitions)
 }
 
-/// A producer with the longest transaction timeout that broker and properties allow (X25).
-fn start(sink: &str, config: &KafkaSinkConfig, runtime: &Handle, target: Target) -> Result<Transactions> {
-    let asked = config
-        .transaction_timeout()
-        .unwrap_or(TRANSACTION_TIMEOUT_MAX)
-        .min(TRANSACTION_TIMEOUT_MAX);
-    let broker_max = match broker_transaction_timeout(sink, config, runtime) {
-        Ok(max) => max,
-        Err(error) => {
+/// Makes sure that the ledger topic is there and sound; returns the longest transaction that the broker allows.
+fn prepare(sink: &str, config: &KafkaSinkConfig, runtime: &Handle, topic: &str) -> Result<Option<Duration>> {
+    let admin = admin_client(config, sink)?;
+    Ledger { sink, topic, config }.ensure(&admin, runtime)?;
+    Ok(
+        broker_transaction_timeout(sink, config, &admin, runtime).unwrap_or_else(|error| {
             tracing::debug!(
                 sink,
                 "the broker's transaction.max.timeout.ms can't be read: {}",
                 error.chain()
             );
             None
-        }
-    };
+        }),
+    )
+}
+
+/// A producer with the longest transaction timeout that broker and properties allow (X25).
+fn start(config: &KafkaSinkConfig, target: Target, broker_max: Option<Duration>) -> Result<Transactions> {
+    let asked = config
+        .transaction_timeout()
+        .unwrap_or(TRANSACTION_TIMEOUT_MAX)
+        .min(TRANSACTION_TIMEOUT_MAX);
     let timeout = asked.min(broker_max.unwrap_or(asked));
     match Transactions::start(config, target.clone(), timeout) {
         Err(error) if is_invalid_timeout(&error) && timeout > TRANSACTION_TIMEOUT_COMMON => {
             tracing::info!(
-                sink,
+                sink = target.sink,
                 "the broker takes no transactions of {} s: asking for 60 s",
                 timeout.as_secs()
             );
@@ -419,8 +424,12 @@ fn is_invalid_timeout(error: &Error) -> bool {
         .is_some_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTransactionTimeout))
 }
 
-fn broker_transaction_timeout(sink: &str, config: &KafkaSinkConfig, runtime: &Handle) -> Result<Option<Duration>> {
-    let admin = admin_client(config, sink)?;
+fn broker_transaction_timeout(
+    sink: &str,
+    config: &KafkaSinkConfig,
+    admin: &AdminClient<DefaultClientContext>,
+    runtime: &Handle,
+) -> Result<Option<Duration>> {
     let metadata = admin
         .inner()
         .fetch_metadata(Some(&config.topic), Duration::from_secs(30))
@@ -429,7 +438,7 @@ fn broker_transaction_timeout(sink: &str, config: &KafkaSinkConfig, runtime: &Ha
         return Ok(None);
     };
     let setting = describe(
-        &admin,
+        admin,
         runtime,
         ResourceSpecifier::Broker(broker.id()),
         "transaction.max.timeout.ms",

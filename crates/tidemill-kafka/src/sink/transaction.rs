@@ -27,6 +27,8 @@ const QUEUED_BUFFERS_MAX: usize = 4;
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a full producer is served before it is tried again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How often a wait is named in the log.
+const NAME_WAIT_EVERY: Duration = Duration::from_secs(10);
 
 /// What the thread is asked to do.
 #[derive(Debug)]
@@ -304,24 +306,30 @@ impl Thread {
         Ok(rows)
     }
 
+    /// Waits until the broker has taken everything.
     fn flush(&self) -> Result<()> {
-        loop {
-            match self.producer.flush(Duration::from_secs(10)) {
-                Ok(()) => return self.check_deliveries(),
-                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {
-                    self.check_deliveries()?;
-                    self.check_time("waiting for the broker to take all rows")?;
-                    tracing::warn!(
-                        sink = self.target.sink,
-                        topic = self.target.topic,
-                        records = self.producer.in_flight_count(),
-                        complaint = self.producer.context().complaint(),
-                        "waiting for the broker to take rows"
-                    );
-                }
+        let mut named = Instant::now();
+        // The crate's own flush sleeps a tenth of a second at a time where, as here, successes give no event.
+        while self.producer.in_flight_count() > 0 {
+            match self.producer.flush(Duration::ZERO) {
+                Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
                 Err(error) => return Err(self.error("waiting for the broker to take all rows", error)),
             }
+            self.producer.poll(FULL_WAIT);
+            self.check_deliveries()?;
+            self.check_time("waiting for the broker to take all rows")?;
+            if named.elapsed() >= NAME_WAIT_EVERY {
+                named = Instant::now();
+                tracing::warn!(
+                    sink = self.target.sink,
+                    topic = self.target.topic,
+                    records = self.producer.in_flight_count(),
+                    complaint = self.producer.context().complaint(),
+                    "waiting for the broker to take rows"
+                );
+            }
         }
+        self.check_deliveries()
     }
 
     fn check_deliveries(&self) -> Result<()> {

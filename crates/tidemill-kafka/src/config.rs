@@ -1,0 +1,78 @@
+//! What a Kafka source needs to know.
+
+use std::time::Duration;
+
+/// Which records a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Only records of committed transactions and records outside of any; ends are last stable offsets.
+    #[default]
+    ReadCommitted,
+    /// All records; ends are high watermarks.
+    ReadUncommitted,
+}
+
+impl Isolation {
+    /// The protocol's number.
+    pub(crate) fn level(self) -> i8 {
+        match self {
+            Self::ReadCommitted => 1,
+            Self::ReadUncommitted => 0,
+        }
+    }
+}
+
+/// Settings of a Kafka source.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// Brokers to start from, `host:port` each.
+    pub brokers: Vec<String>,
+    /// How the client names itself to brokers. Default `tidemill`.
+    pub client_id: String,
+    /// Topics to read.
+    pub topics: Vec<String>,
+    /// Which records are seen. Default read committed.
+    pub isolation: Isolation,
+    /// The group that positions are published to; `None` publishes nothing. Default `None`.
+    pub group: Option<String>,
+    /// How long a call may look for a broker that answers, all attempts together. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long one request may take once it was sent. Default 30 s.
+    pub request_timeout: Duration,
+    /// How long topic ids, partitions and leaders are believed without an error. Default 30 s.
+    pub metadata_age_max: Duration,
+    /// Bytes of one partition in one response, unless a single batch is larger. Default 1 MiB.
+    pub partition_fetch_bytes: u32,
+    /// Bytes of one response. Default 16 MiB.
+    pub response_bytes_max: u32,
+    /// Bytes that are requested or fetched and not yet handed on, all scans of the source together. Does not grow with
+    /// lag or partitions. At least twice `partition_fetch_bytes`; default 32 MiB.
+    pub fetch_budget_bytes: u32,
+    /// Longest response frame that is accepted, so that a damaged length can't ask for all memory. A single batch may be
+    /// as large. Default 128 MiB.
+    pub frame_bytes_max: u32,
+}
+
+impl KafkaConfig {
+    /// The defaults for these brokers (`host:port`, separated by commas) and topics.
+    pub fn new<T: Into<String>>(brokers: &str, topics: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            brokers: brokers
+                .split(',')
+                .map(|broker| broker.trim().to_owned())
+                .filter(|b| !b.is_empty())
+                .collect(),
+            client_id: "tidemill".to_owned(),
+            topics: topics.into_iter().map(Into::into).collect(),
+            isolation: Isolation::default(),
+            group: None,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            metadata_age_max: Duration::from_secs(30),
+            partition_fetch_bytes: 1 << 20,
+            response_bytes_max: 16 << 20,
+            fetch_budget_bytes: 32 << 20,
+            frame_bytes_max: 128 << 20,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Ranges of Kafka partitions as Arrow views.
+
+mod aborted;
+pub(crate) mod budget;
+pub(crate) mod buffer_pool;
+mod chunk;
+mod columns;
+mod damage;
+mod demand;
+mod lz4_frame;
+mod outage;
+mod record_batch;
+mod request;
+mod response;
+pub(crate) mod scan;
+mod scratch;
+pub(crate) mod session;
+mod slice;
+#[cfg(test)]
+mod testing;
+mod varint;

@@ -1,0 +1,178 @@
+//! Writes record batches for tests.
+
+use crc_fast::crc32_iscsi;
+
+/// A record to write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TestRecord {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl TestRecord {
+    pub(crate) fn value(offset: i64, value: &str) -> Self {
+        Self {
+            offset,
+            value: Some(value.as_bytes().to_vec()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A batch to write.
+#[derive(Debug, Clone)]
+pub(crate) struct TestBatch {
+    pub(crate) base_offset: i64,
+    pub(crate) last_offset: i64,
+    pub(crate) base_timestamp: i64,
+    pub(crate) append_time: Option<i64>,
+    pub(crate) codec: i16,
+    pub(crate) linked_blocks: bool,
+    pub(crate) producer: Option<i64>,
+    pub(crate) control: bool,
+    pub(crate) magic: u8,
+    pub(crate) records: Vec<TestRecord>,
+}
+
+impl TestBatch {
+    pub(crate) fn of(records: Vec<TestRecord>) -> Self {
+        Self {
+            base_offset: records.first().map_or(0, |record| record.offset),
+            last_offset: records.last().map_or(0, |record| record.offset),
+            base_timestamp: 1_000,
+            append_time: None,
+            codec: 0,
+            linked_blocks: false,
+            producer: None,
+            control: false,
+            magic: 2,
+            records,
+        }
+    }
+
+    /// A batch of values at consecutive offsets.
+    pub(crate) fn values(base_offset: i64, values: &[&str]) -> Self {
+        Self::of(
+            (base_offset..)
+                .zip(values)
+                .map(|(offset, value)| TestRecord::value(offset, value))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn of_producer(self, producer: i64) -> Self {
+        Self {
+            producer: Some(producer),
+            ..self
+        }
+    }
+
+    /// The marker that ends a transaction.
+    pub(crate) fn marker(offset: i64, producer: i64, commit: bool) -> Self {
+        let key = vec![0, 0, 0, u8::from(commit)];
+        let record = TestRecord {
+            offset,
+            key: Some(key),
+            value: Some(vec![0; 6]),
+            ..TestRecord::default()
+        };
+        Self {
+            control: true,
+            ..Self::of(vec![record])
+        }
+        .of_producer(producer)
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut records = Vec::new();
+        for record in &self.records {
+            let body = self.record(record);
+            put_varlong(&mut records, body.len() as i64);
+            records.extend(body);
+        }
+        if self.codec == 3 {
+            records = lz4_frame(&records, self.linked_blocks);
+        }
+        let transactional = i16::from(self.producer.is_some()) << 4;
+        let attributes =
+            self.codec | i16::from(self.append_time.is_some()) << 3 | transactional | i16::from(self.control) << 5;
+        let mut tail = Vec::new();
+        tail.extend(attributes.to_be_bytes());
+        tail.extend(((self.last_offset - self.base_offset) as i32).to_be_bytes());
+        tail.extend(self.base_timestamp.to_be_bytes());
+        tail.extend(self.append_time.unwrap_or(self.base_timestamp).to_be_bytes());
+        tail.extend(self.producer.unwrap_or(-1).to_be_bytes());
+        tail.extend(0i16.to_be_bytes());
+        tail.extend(0i32.to_be_bytes());
+        tail.extend((self.records.len() as i32).to_be_bytes());
+        tail.extend(records);
+        let mut batch = Vec::new();
+        batch.extend(self.base_offset.to_be_bytes());
+        batch.extend((tail.len() as i32 + 9).to_be_bytes());
+        batch.extend(0i32.to_be_bytes());
+        batch.push(self.magic);
+        batch.extend(crc32_iscsi(&tail).to_be_bytes());
+        batch.extend(tail);
+        batch
+    }
+
+    fn record(&self, record: &TestRecord) -> Vec<u8> {
+        let mut body = vec![0];
+        put_varlong(&mut body, record.timestamp - self.base_timestamp);
+        put_varlong(&mut body, record.offset - self.base_offset);
+        put_bytes(&mut body, record.key.as_deref());
+        put_bytes(&mut body, record.value.as_deref());
+        put_varlong(&mut body, record.headers.len() as i64);
+        for (key, value) in &record.headers {
+            put_bytes(&mut body, Some(key.as_bytes()));
+            put_bytes(&mut body, value.as_deref());
+        }
+        body
+    }
+}
+
+/// The batches one behind the other, as a response holds them.
+pub(crate) fn log(batches: &[TestBatch]) -> Vec<u8> {
+    batches.iter().flat_map(TestBatch::bytes).collect()
+}
+
+/// Puts right the checksum of a batch whose bytes were changed.
+pub(crate) fn seal(batch: &mut [u8]) {
+    let crc = crc32_iscsi(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Writes a zigzag number.
+pub(crate) fn put_varlong(data: &mut Vec<u8>, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        data.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    data.push(rest as u8);
+}
+
+fn put_bytes(data: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    put_varlong(data, bytes.map_or(-1, |bytes| bytes.len() as i64));
+    data.extend(bytes.unwrap_or_default());
+}
+
+pub(crate) fn lz4_frame(data: &[u8], linked_blocks: bool) -> Vec<u8> {
+    let mode = if linked_blocks {
+        lz4::BlockMode::Linked
+    } else {
+        lz4::BlockMode::Independent
+    };
+    let mut encoder = lz4::EncoderBuilder::new()
+        .block_mode(mode)
+        .block_size(lz4::BlockSize::Max64KB)
+        .build(Vec::new())
+        .unwrap();
+    std::io::Write::write_all(&mut encoder, data).unwrap();
+    let (frame, result) = encoder.finish();
+    result.unwrap();
+    frame
+}

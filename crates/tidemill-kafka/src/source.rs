@@ -1,0 +1,265 @@
+//! Kafka as a source of ranges, on our own wire path.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use tidemill_core::plan::RangePlan;
+use tidemill_core::position::TopicPartition;
+use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::source::{PartitionEnds, RawColumns, Scan, Source};
+use tokio::time::sleep;
+
+use crate::config::KafkaConfig;
+use crate::fetch::budget::Budget;
+use crate::fetch::buffer_pool::BufferPool;
+use crate::fetch::scan::KafkaScan;
+use crate::fetch::session::Shared;
+use crate::wire::backoff::Backoff;
+use crate::wire::cluster::Cluster;
+use crate::wire::fault::{Answer, Fault, check};
+use crate::wire::group;
+use crate::wire::list_offsets::{Which, list};
+use crate::wire::metadata::Metadata;
+use crate::wire::topic_id;
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+
+/// Topics of one Kafka cluster.
+#[derive(Debug)]
+pub struct KafkaSource {
+    shared: Shared,
+    /// Leaf locks, taken once per call. The first holds the last ends: an end that moves back shows a topic that was
+    /// made anew under known metadata.
+    last_ends: Mutex<HashMap<TopicPartition, i64>>,
+    coordinator: Mutex<Option<String>>,
+}
+
+/// How long a call is tried.
+#[derive(Debug)]
+struct Attempts {
+    what: &'static str,
+    deadline: Instant,
+    backoff: Backoff,
+}
+
+impl KafkaSource {
+    /// A source with these settings. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for settings that can't work.
+    pub fn new(config: KafkaConfig) -> Result<Self> {
+        let refuse = |text: &str| Err(Error::new(Kind::Config, text));
+        if config.brokers.is_empty() {
+            return refuse("a kafka source needs `brokers`, as host:port");
+        }
+        if config.topics.is_empty() {
+            return refuse("a kafka source needs at least one topic");
+        }
+        if config.partition_fetch_bytes == 0 || config.fetch_budget_bytes / 2 < config.partition_fetch_bytes {
+            return refuse("fetch_budget_bytes must be at least twice partition_fetch_bytes, and that more than 0");
+        }
+        if config.frame_bytes_max < config.response_bytes_max
+            || config.response_bytes_max < config.partition_fetch_bytes
+        {
+            return refuse("partition_fetch_bytes, response_bytes_max and frame_bytes_max must not decrease");
+        }
+        let shared = Shared {
+            budget: Budget::new(config.fetch_budget_bytes),
+            pool: BufferPool::new(config.fetch_budget_bytes as usize),
+            cluster: Arc::new(Cluster::new(Arc::new(config))),
+        };
+        Ok(Self {
+            shared,
+            last_ends: Mutex::default(),
+            coordinator: Mutex::default(),
+        })
+    }
+
+    fn config(&self) -> &KafkaConfig {
+        self.shared.cluster.config()
+    }
+
+    /// Attempts at `what`, as long as the connect timeout allows.
+    fn attempts(&self, what: &'static str) -> Attempts {
+        Attempts {
+            what,
+            deadline: Instant::now() + self.config().connect_timeout,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Waits before the next attempt.
+    async fn after(&self, fault: Fault, attempts: &mut Attempts) -> Result<()> {
+        let reason = match fault {
+            Fault::Final(error) => return Err(error),
+            Fault::Passing(reason) => reason,
+        };
+        self.shared.cluster.forget_metadata();
+        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let pause = attempts.backoff.pause();
+        if Instant::now() + pause < attempts.deadline {
+            sleep(pause).await;
+            return Ok(());
+        }
+        let wait = self.config().connect_timeout.as_secs_f32();
+        let text = format!("{} was not possible in {wait:.0} s: {reason}", attempts.what);
+        Err(Error::new(Kind::Unavailable, text))
+    }
+
+    async fn commit(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Answer<()> {
+        let coordinator = self.coordinator(group).await?;
+        group::commit(&self.shared.cluster, &coordinator, group, positions).await
+    }
+
+    async fn stored(&self, group: &str, partitions: &[TopicPartition]) -> Answer<Vec<Option<i64>>> {
+        let coordinator = self.coordinator(group).await?;
+        let stored = group::fetch(&self.shared.cluster, &coordinator, group, partitions).await?;
+        Ok(partitions
+            .iter()
+            .map(|partition| stored.get(partition).copied())
+            .collect())
+    }
+
+    async fn read_ends(&self, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
+        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let mut ends = self.list_ends(&metadata, with_earliest).await?;
+        if self.went_back(&ends) {
+            let metadata = self.shared.cluster.metadata(Duration::ZERO).await?;
+            ends = self.list_ends(&metadata, with_earliest).await?;
+        }
+        *self.last_ends.lock().unwrap_or_else(PoisonError::into_inner) =
+            ends.iter().map(|end| (end.partition.clone(), end.end)).collect();
+        Ok(ends)
+    }
+
+    fn went_back(&self, ends: &[PartitionEnds]) -> bool {
+        let last = self.last_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.iter()
+            .any(|end| last.get(&end.partition).is_some_and(|last| end.end < *last))
+    }
+
+    async fn list_ends(&self, metadata: &Metadata, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
+        let mut ends = self.partitions(metadata)?;
+        let mut by_leader: HashMap<&str, Vec<(TopicPartition, i32)>> = HashMap::new();
+        for (end, address) in &ends {
+            by_leader
+                .entry(address)
+                .or_default()
+                .push((end.partition.clone(), end.leader_epoch));
+        }
+        let cluster = &self.shared.cluster;
+        let asked = by_leader.iter().map(|(address, partitions)| async move {
+            let latest = list(cluster, address, partitions, Which::End).await?;
+            let earliest = match with_earliest {
+                true => list(cluster, address, partitions, Which::Earliest).await?,
+                false => Vec::new(),
+            };
+            Answer::Ok((latest, earliest))
+        });
+        let mut latest = HashMap::new();
+        let mut earliest = HashMap::new();
+        for answer in try_join_all(asked).await? {
+            latest.extend(answer.0);
+            earliest.extend(answer.1);
+        }
+        for (end, _) in &mut ends {
+            let Some(offset) = latest.get(&end.partition) else {
+                return Err(Fault::Passing(format!("{}: no broker gave its end", end.partition)));
+            };
+            end.end = *offset;
+            end.earliest = earliest.get(&end.partition).copied().unwrap_or(-1);
+        }
+        Ok(ends.into_iter().map(|(end, _)| end).collect())
+    }
+
+    /// All partitions without their offsets, with the address of their leader.
+    fn partitions<'a>(&self, metadata: &'a Metadata) -> Answer<Vec<(PartitionEnds, &'a str)>> {
+        let mut partitions = Vec::new();
+        for name in &self.config().topics {
+            let topic = metadata
+                .topics
+                .get(name)
+                .filter(|topic| topic.code != UNKNOWN_TOPIC_OR_PARTITION);
+            let Some(topic) = topic else {
+                let text = format!("topic {name} does not exist; create it, or correct `topics`");
+                return Err(Fault::Final(Error::new(Kind::Refused, text)));
+            };
+            check(topic.code, || format!("topic {name}: its metadata can't be read"))?;
+            let id = topic.id.map(topic_id::to_text);
+            for (number, leader) in &topic.partitions {
+                let partition = TopicPartition::new(name.as_str(), *number);
+                let Some(address) = metadata.brokers.get(&leader.node) else {
+                    return Err(Fault::Passing(format!("{partition} has no leader")));
+                };
+                let topic_id = id.clone();
+                let end = PartitionEnds {
+                    partition,
+                    topic_id,
+                    leader_epoch: leader.epoch,
+                    earliest: -1,
+                    end: -1,
+                };
+                partitions.push((end, address.as_str()));
+            }
+        }
+        Ok(partitions)
+    }
+
+    async fn coordinator(&self, group: &str) -> Answer<String> {
+        let known = self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(address) => Ok(address),
+            None => {
+                let address = group::find_coordinator(&self.shared.cluster, group).await?;
+                *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
+                Ok(address)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn ends(&self, with_earliest: bool) -> Result<Vec<PartitionEnds>> {
+        let mut attempts = self.attempts("reading end offsets");
+        loop {
+            match self.read_ends(with_earliest).await {
+                Ok(ends) => return Ok(ends),
+                Err(fault) => self.after(fault, &mut attempts).await?,
+            }
+        }
+    }
+
+    fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {
+        Arc::new(KafkaScan::new(self.shared.clone(), &ranges, columns))
+    }
+
+    async fn publish(&self, positions: &[(TopicPartition, i64)]) -> Result<()> {
+        let Some(group) = self.config().group.as_deref().filter(|_| !positions.is_empty()) else {
+            return Ok(());
+        };
+        let mut attempts = self.attempts("publishing group offsets");
+        loop {
+            match self.commit(group, positions).await {
+                Ok(()) => return Ok(()),
+                Err(fault) => self.after(fault, &mut attempts).await?,
+            }
+        }
+    }
+
+    async fn published(&self, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
+        let Some(group) = self.config().group.as_deref().filter(|_| !partitions.is_empty()) else {
+            return Ok(vec![None; partitions.len()]);
+        };
+        let mut attempts = self.attempts("reading group offsets");
+        loop {
+            match self.stored(group, partitions).await {
+                Ok(stored) => return Ok(stored),
+                Err(fault) => self.after(fault, &mut attempts).await?,
+            }
+        }
+    }
+}

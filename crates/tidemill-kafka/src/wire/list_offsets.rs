@@ -1,0 +1,93 @@
+//! Where partitions begin and end.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use tidemill_core::position::TopicPartition;
+
+use super::cluster::Cluster;
+use super::fault::{Answer, Fault, check};
+use super::response::{Body, Fields, Malformed};
+
+/// Which offset of a partition is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The first that can still be read.
+    Earliest,
+    /// The one after the last readable record, as the isolation says.
+    End,
+}
+
+/// Asks the broker at `address`, which leads all of `partitions` (with the leader epoch each), for their offsets.
+///
+/// # Errors
+/// The first fault of any partition.
+pub(crate) async fn list(
+    cluster: &Cluster,
+    address: &str,
+    partitions: &[(TopicPartition, i32)],
+    which: Which,
+) -> Answer<Vec<(TopicPartition, i64)>> {
+    let mut connection = cluster.connection(address).await?;
+    let version = connection.version(ApiKey::ListOffsets, 6, 7)?;
+    let body = connection.call(&request(cluster, partitions, which), version).await?;
+    cluster.put_back(connection);
+    let offsets = read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
+    if offsets.len() != partitions.len() {
+        return Err(Fault::malformed(
+            &body.broker,
+            "it leaves out offsets that were asked for",
+        ));
+    }
+    offsets
+        .into_iter()
+        .map(|(partition, code, offset)| {
+            check(code, || format!("{partition}: no offset from broker {}", body.broker))?;
+            Ok((partition, offset))
+        })
+        .collect()
+}
+
+fn request(cluster: &Cluster, partitions: &[(TopicPartition, i32)], which: Which) -> ListOffsetsRequest {
+    let timestamp = if which == Which::Earliest { -2 } else { -1 };
+    let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
+    for (partition, leader_epoch) in partitions {
+        let entry = ListOffsetsPartition::default()
+            .with_partition_index(partition.partition)
+            .with_current_leader_epoch(*leader_epoch)
+            .with_timestamp(timestamp);
+        topics.entry(&partition.topic).or_default().push(entry);
+    }
+    let topics = topics.into_iter().map(|(topic, partitions)| {
+        let name = TopicName(StrBytes::from_string(topic.to_owned()));
+        ListOffsetsTopic::default().with_name(name).with_partitions(partitions)
+    });
+    ListOffsetsRequest::default()
+        .with_replica_id((-1).into())
+        .with_isolation_level(cluster.config().isolation.level())
+        .with_topics(topics.collect())
+}
+
+type Offset = (TopicPartition, i16, i64);
+
+fn read(body: &Body) -> Result<Vec<Offset>, Malformed> {
+    let mut fields = Fields::new(&body.bytes, true);
+    fields.int32()?;
+    let topics = fields.list(3, |fields| {
+        let topic = fields.required_text()?;
+        let partitions = fields.list(27, |fields| {
+            let partition = TopicPartition::new(topic, fields.int32()?);
+            let code = fields.int16()?;
+            fields.int64()?;
+            let offset = fields.int64()?;
+            fields.int32()?;
+            fields.tags()?;
+            Ok((partition, code, offset))
+        })?;
+        fields.tags()?;
+        Ok(partitions)
+    })?;
+    Ok(topics.into_iter().flatten().collect())
+}

@@ -1,0 +1,177 @@
+//! Topics, their ids and their leaders.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{MetadataRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use super::response::{Body, Fields, Malformed};
+
+/// Lowest version that is read: the first in the compact encoding. Topic ids come with 10.
+pub(crate) const LOWEST: i16 = 9;
+/// Highest version that is read.
+pub(crate) const HIGHEST: i16 = 12;
+
+/// What a broker knows of some topics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// `host:port` by node id.
+    pub(crate) brokers: HashMap<i32, String>,
+    /// The topics asked for, by name.
+    pub(crate) topics: BTreeMap<String, Topic>,
+}
+
+/// One topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Topic {
+    /// Error code, 0 where the topic can be used.
+    pub(crate) code: i16,
+    /// The id, where the broker gives one.
+    pub(crate) id: Option<Uuid>,
+    /// Partitions by number.
+    pub(crate) partitions: BTreeMap<i32, Leader>,
+}
+
+/// Who leads a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leader {
+    /// Node id, -1 for nobody.
+    pub(crate) node: i32,
+    /// Counts the leaders, -1 where unknown.
+    pub(crate) epoch: i32,
+}
+
+/// The request for these topics. Never creates one.
+pub(crate) fn request(topics: &[String]) -> MetadataRequest {
+    let topics = topics.iter().map(|topic| {
+        let name = TopicName(StrBytes::from_string(topic.clone()));
+        MetadataRequestTopic::default().with_name(Some(name))
+    });
+    MetadataRequest::default()
+        .with_topics(Some(topics.collect()))
+        .with_allow_auto_topic_creation(false)
+}
+
+/// Reads the answer.
+///
+/// # Errors
+/// A malformed answer.
+pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
+    let mut fields = Fields::new(&body.bytes, true);
+    fields.int32()?;
+    let brokers = fields.list(11, |fields| {
+        let node = fields.int32()?;
+        let host = fields.required_text()?;
+        let port = fields.int32()?;
+        let address = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        fields.text()?;
+        fields.tags()?;
+        Ok((node, address))
+    })?;
+    fields.text()?;
+    fields.int32()?;
+    let topics = fields.list(9, |fields| {
+        let code = fields.int16()?;
+        let name = fields.text()?.unwrap_or_default().to_owned();
+        let id = if body.version >= 10 { fields.uuid()? } else { None };
+        fields.boolean()?;
+        let partitions = fields.list(18, partition)?;
+        fields.int32()?;
+        fields.tags()?;
+        Ok((
+            name,
+            Topic {
+                code,
+                id,
+                partitions: partitions.into_iter().collect(),
+            },
+        ))
+    })?;
+    Ok(Metadata {
+        brokers: brokers.into_iter().collect(),
+        topics: topics.into_iter().collect(),
+    })
+}
+
+fn partition(fields: &mut Fields<'_>) -> Result<(i32, Leader), Malformed> {
+    // A partition without a leader has an error code too, but the leader says as much.
+    fields.int16()?;
+    let number = fields.int32()?;
+    let leader = Leader {
+        node: fields.int32()?,
+        epoch: fields.int32()?,
+    };
+    for _ in ["replicas", "in sync", "offline"] {
+        let count = fields.count(4)?.unwrap_or(0);
+        fields.take(4 * count)?;
+    }
+    fields.tags()?;
+    Ok((number, leader))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::BrokerId;
+    use kafka_protocol::messages::metadata_response::{
+        MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+    };
+    use kafka_protocol::protocol::Encodable;
+
+    use super::*;
+
+    fn body(version: i16) -> Body {
+        let broker = MetadataResponseBroker::default()
+            .with_node_id(BrokerId(3))
+            .with_host(StrBytes::from_static_str("::1"))
+            .with_port(9092);
+        let partition = MetadataResponsePartition::default()
+            .with_partition_index(5)
+            .with_leader_id(BrokerId(3))
+            .with_leader_epoch(9)
+            .with_replica_nodes(vec![BrokerId(3), BrokerId(4)]);
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_static_str("t"))))
+            .with_topic_id(Uuid::from_u128(if version >= 10 { 77 } else { 0 }))
+            .with_partitions(vec![partition]);
+        let response = MetadataResponse::default()
+            .with_brokers(vec![broker])
+            .with_topics(vec![topic]);
+        let mut bytes = bytes::BytesMut::new();
+        response.encode(&mut bytes, version).unwrap();
+        Body {
+            bytes: bytes.freeze(),
+            version,
+            broker: "b".into(),
+        }
+    }
+
+    #[test]
+    fn answers_of_all_versions_are_read() {
+        for version in LOWEST..=HIGHEST {
+            let metadata = read(&body(version)).unwrap();
+            assert_eq!(metadata.brokers[&3], "[::1]:9092");
+            let topic = &metadata.topics["t"];
+            assert_eq!(topic.id, (version >= 10).then(|| Uuid::from_u128(77)));
+            assert_eq!(topic.partitions[&5], Leader { node: 3, epoch: 9 });
+        }
+    }
+
+    #[test]
+    fn a_cut_off_answer_is_refused_wherever_it_ends() {
+        let whole = body(12);
+        // The last byte holds no more than the number of tagged fields, which nobody needs.
+        for length in 0..whole.bytes.len() - 1 {
+            let cut = Body {
+                bytes: whole.bytes.slice(..length),
+                ..whole.clone()
+            };
+            assert!(read(&cut).is_err(), "{length} bytes of {}", whole.bytes.len());
+        }
+    }
+}

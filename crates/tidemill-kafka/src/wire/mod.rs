@@ -1,0 +1,14 @@
+//! Kafka's protocol over a connection of our own: requests are written by `kafka-protocol`, responses are read by hand,
+//! because that crate makes room for as many elements as a response claims to have.
+
+pub(crate) mod backoff;
+pub(crate) mod cluster;
+pub(crate) mod connection;
+pub(crate) mod fault;
+pub(crate) mod group;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+mod request;
+pub(crate) mod response;
+pub(crate) mod topic_id;
+mod versions;
