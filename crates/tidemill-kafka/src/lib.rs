@@ -4,6 +4,8 @@ mod client_error;
 mod compression;
 mod config;
 pub mod embedded;
+#[cfg(test)]
+mod fake_cluster;
 mod fetch;
 mod murmur2;
 pub mod sink;

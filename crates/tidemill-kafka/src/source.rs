@@ -78,6 +78,11 @@ impl KafkaSource {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.shared.cluster)
+    }
+
     fn config(&self) -> &KafkaConfig {
         self.shared.cluster.config()
     }

@@ -17,5 +17,5 @@ mod scratch;
 pub(crate) mod session;
 mod slice;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod varint;

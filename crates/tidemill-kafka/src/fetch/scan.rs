@@ -219,3 +219,6 @@ fn leader(slice: &mut Slice, metadata: &Metadata) -> Answer<String> {
     slice.leader_epoch = leader.epoch;
     Ok(address.clone())
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,35 +117,37 @@ fn partition(fields: &mut Fields<'_>) -> Result<(i32, Leader), Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use kafka_protocol::messages::BrokerId;
-    use kafka_protocol::messages::metadata_response::{
-        MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-    };
-    use kafka_protocol::protocol::Encodable;
-
     use super::*;
+    use crate::wire::testing::Writer;
 
     fn body(version: i16) -> Body {
-        let broker = MetadataResponseBroker::default()
-            .with_node_id(BrokerId(3))
-            .with_host(StrBytes::from_static_str("::1"))
-            .with_port(9092);
-        let partition = MetadataResponsePartition::default()
-            .with_partition_index(5)
-            .with_leader_id(BrokerId(3))
-            .with_leader_epoch(9)
-            .with_replica_nodes(vec![BrokerId(3), BrokerId(4)]);
-        let topic = MetadataResponseTopic::default()
-            .with_name(Some(TopicName(StrBytes::from_static_str("t"))))
-            .with_topic_id(Uuid::from_u128(if version >= 10 { 77 } else { 0 }))
-            .with_partitions(vec![partition]);
-        let response = MetadataResponse::default()
-            .with_brokers(vec![broker])
-            .with_topics(vec![topic]);
-        let mut bytes = bytes::BytesMut::new();
-        response.encode(&mut bytes, version).unwrap();
+        let answer = Writer::default()
+            .int32(0)
+            .list([(3, "::1", 9092)], |writer, (node, host, port)| {
+                writer.int32(node).text(Some(host)).int32(port).text(None).tags()
+            })
+            .text(Some("cluster"))
+            .int32(3)
+            .list(["t"], |writer, name| {
+                let writer = writer.int16(0).text(Some(name));
+                let writer = if version >= 10 {
+                    writer.uuid(Some(Uuid::from_u128(77)))
+                } else {
+                    writer
+                };
+                let partition = |writer: Writer, number| {
+                    let lists = writer.int16(0).int32(number).int32(3).int32(9);
+                    lists
+                        .list([3, 4], Writer::int32)
+                        .list([3], Writer::int32)
+                        .list([], Writer::int32)
+                        .tags()
+                };
+                writer.int8(0).list([5], partition).int32(0).tags()
+            });
+        let answer = if version <= 10 { answer.int32(0) } else { answer };
         Body {
-            bytes: bytes.freeze(),
+            bytes: answer.tags().bytes.into(),
             version,
             broker: "b".into(),
         }

@@ -10,5 +10,7 @@ pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 mod request;
 pub(crate) mod response;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod topic_id;
 mod versions;
