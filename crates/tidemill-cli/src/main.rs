@@ -55,7 +55,11 @@ fn main() -> ExitCode {
             // Help and version go to standard output and are no failure.
             let shown = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked && shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+            return if asked && shown.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            };
         }
     };
     match run_command(args.command) {
@@ -73,7 +77,11 @@ fn run_command(command: Command) -> Result<(), Failure> {
     match command {
         Command::Quickstart { records, dir } => quickstart::quickstart(records, dir),
         Command::Check { file } => runtime.block_on(check::check(&load(&file)?)),
-        Command::Run { file, until_caught_up, log } => {
+        Command::Run {
+            file,
+            until_caught_up,
+            log,
+        } => {
             let settings = load(&file)?;
             run::log_to_stderr(log);
             runtime.block_on(run::run(&settings, until_caught_up))

@@ -103,6 +103,7 @@ fn events() -> (Vec<RawRows>, usize) {
             timestamps: None,
             headers: None,
             position: count as i64,
+            bytes: 0,
         }
     });
     let steps = steps.collect();

@@ -149,7 +149,11 @@ impl App {
     }
 
     async fn ids(&self) -> Vec<i64> {
-        let rows = self.reader.query("SELECT id FROM \"Out\" ORDER BY id", &[]).await.unwrap();
+        let rows = self
+            .reader
+            .query("SELECT id FROM \"Out\" ORDER BY id", &[])
+            .await
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 }
@@ -182,15 +186,33 @@ fn every_type() -> RecordBatch {
         ("f64", Arc::new(Float64Array::from(vec![Some(0.1), None]))),
         ("utf8", Arc::new(StringArray::from(vec![Some("hé\n\t\\"), None]))),
         ("large", Arc::new(LargeStringArray::from(vec![Some(""), None]))),
-        ("view", Arc::new(StringViewArray::from(vec![Some("a view of more than twelve bytes"), None]))),
+        (
+            "view",
+            Arc::new(StringViewArray::from(vec![
+                Some("a view of more than twelve bytes"),
+                None,
+            ])),
+        ),
         ("bin", Arc::new(BinaryArray::from(bytes.clone()))),
         ("lbin", Arc::new(LargeBinaryArray::from(bytes.clone()))),
         ("vbin", Arc::new(BinaryViewArray::from(bytes))),
         ("date", Arc::new(Date32Array::from(vec![Some(-1), None]))),
         ("ts_s", Arc::new(TimestampSecondArray::from(vec![Some(-1), None]))),
-        ("ts_ms", Arc::new(TimestampMillisecondArray::from(vec![Some(1_700_000_000_123), None]))),
-        ("ts_us", Arc::new(TimestampMicrosecondArray::from(vec![Some(1_700_000_000_123_456), None]))),
-        ("ts_ns", Arc::new(TimestampNanosecondArray::from(vec![Some(1_700_000_000_123_456_789), None]))),
+        (
+            "ts_ms",
+            Arc::new(TimestampMillisecondArray::from(vec![Some(1_700_000_000_123), None])),
+        ),
+        (
+            "ts_us",
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(1_700_000_000_123_456), None])),
+        ),
+        (
+            "ts_ns",
+            Arc::new(TimestampNanosecondArray::from(vec![
+                Some(1_700_000_000_123_456_789),
+                None,
+            ])),
+        ),
         (
             "tz",
             Arc::new(TimestampMillisecondArray::from(vec![Some(1_700_000_000_123), None]).with_timezone("+02:00")),
@@ -298,7 +320,10 @@ async fn a_batch_given_up_leaves_nothing_and_frees_the_fence() {
     drop(stage);
     let started = Instant::now();
     sink.fence(&app.claim(1)).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "waited for its own dropped connection");
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "waited for its own dropped connection"
+    );
     app.batch(&mut sink, 1, 1, &[ids(&[1])]).await.unwrap();
     assert_eq!(app.ids().await, [1]);
 }
@@ -356,9 +381,19 @@ async fn another_application_of_the_same_name_is_refused() {
     let error = other.fence(&claim).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     let text = error.to_string();
-    assert!(text.contains("somebody-else") && text.contains(&app.uuid) && text.contains("--adopt"), "{text}");
-    let fenced = app.reader.query_one("SELECT app_uuid, epoch FROM tidemill_fence", &[]).await.unwrap();
-    assert_eq!((fenced.get::<_, &str>(0), fenced.get::<_, i64>(1)), (app.uuid.as_str(), 1));
+    assert!(
+        text.contains("somebody-else") && text.contains(&app.uuid) && text.contains("--adopt"),
+        "{text}"
+    );
+    let fenced = app
+        .reader
+        .query_one("SELECT app_uuid, epoch FROM tidemill_fence", &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        (fenced.get::<_, &str>(0), fenced.get::<_, i64>(1)),
+        (app.uuid.as_str(), 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,7 +405,14 @@ async fn a_violated_constraint_is_told_in_the_servers_words() {
     let error = app.batch(&mut sink, 1, 2, &[ids(&[8, 7])]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     let text = error.to_string();
-    for part in ["sink out", "table Out", "batch 2", "Out_pkey", "(id)=(7) already exists", "23505"] {
+    for part in [
+        "sink out",
+        "table Out",
+        "batch 2",
+        "Out_pkey",
+        "(id)=(7) already exists",
+        "23505",
+    ] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
     sink.fence(&app.claim(1)).await.unwrap();
@@ -401,10 +443,15 @@ async fn check_names_everything_that_does_not_fit_at_once() {
     assert_eq!(error.kind(), Kind::Refused);
     let text = error.to_string();
     assert!(text.contains("create_table = true"), "{text}");
-    assert!(text.contains(r#"CREATE TABLE "Out" ("id" bigint, "word" text)"#), "{text}");
+    assert!(
+        text.contains(r#"CREATE TABLE "Out" ("id" bigint, "word" text)"#),
+        "{text}"
+    );
 
-    app.sql("CREATE UNLOGGED TABLE \"Out\" (id integer, must date NOT NULL, may date, filled date NOT NULL DEFAULT now())")
-        .await;
+    app.sql(
+        "CREATE UNLOGGED TABLE \"Out\" (id integer, must date NOT NULL, may date, filled date NOT NULL DEFAULT now())",
+    )
+    .await;
     let text = app.sink(true).check(&input(&rows)).await.unwrap_err().to_string();
     for part in [
         "column id is integer in the table, the query gives bigint",
@@ -414,7 +461,10 @@ async fn check_names_everything_that_does_not_fit_at_once() {
     ] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
-    assert!(!text.contains("column may") && !text.contains("column filled"), "{text}");
+    assert!(
+        !text.contains("column may") && !text.contains("column filled"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,7 +487,10 @@ async fn check_names_missing_rights() {
     let mut sink = PostgresSink::new("out".to_owned(), config).unwrap();
     let text = sink.check(&input(&ids(&[]))).await.unwrap_err().to_string();
     assert!(text.contains("no INSERT right"), "{text}");
-    assert!(text.contains(&format!("no CREATE right on schema {schema}, where tidemill_ledger")), "{text}");
+    assert!(
+        text.contains(&format!("no CREATE right on schema {schema}, where tidemill_ledger")),
+        "{text}"
+    );
     let shown = format!("{sink:?} {:?} {text}", sink.identity());
     assert!(!shown.contains(password), "{shown}");
     app.sql(&format!(
@@ -456,7 +509,8 @@ async fn inspect_works_without_tables_and_makes_none() {
     let state = app.sink(true).inspect(&app.name).await.unwrap();
     assert_eq!(state, SinkState::default());
     assert_eq!(
-        app.number("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()").await,
+        app.number("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()")
+            .await,
         0
     );
 }
@@ -512,5 +566,8 @@ async fn a_server_that_is_away_is_named_without_the_password() {
     let error = sink.check(&input(&ids(&[]))).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     let text = error.chain();
-    assert!(text.contains(&format!("127.0.0.1:{port}")) && !text.contains("hush"), "{text}");
+    assert!(
+        text.contains(&format!("127.0.0.1:{port}")) && !text.contains("hush"),
+        "{text}"
+    );
 }

@@ -11,7 +11,7 @@ use tidemill_core::start;
 
 use super::lag::LagClock;
 use super::{Driver, Output, Running, Summary, partition_bounds};
-use crate::checkpoint::{AppRecord, Contents};
+use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sink::{Claim, SinkInput, SinkState};
@@ -121,7 +121,7 @@ impl Driver {
         };
         let mut read = BTreeMap::new();
         for output in &mut self.outputs {
-            read.insert(output.name.clone(), take(output, &claim).await?);
+            read.insert(output.name.clone(), take(output, &self.checkpoint, &claim).await?);
         }
         let contents = self.checkpoint.read().await?;
         let ledgers = early.unwrap_or(read);
@@ -279,12 +279,38 @@ impl Driver {
     }
 }
 
-/// Fences a sink and reads its ledger after that.
-pub(super) async fn take(output: &mut Output, claim: &Claim) -> Result<Option<LedgerRecord>> {
-    failpoint::pass("sink.before-fence");
-    output.sink.fence(claim).await?;
-    failpoint::pass("sink.after-fence");
-    output.sink.ledger().await
+/// How often a sink is taken back from an older driver whose last act came late.
+const TAKE_BACKS_MAX: u32 = 5;
+
+/// Fences a sink and reads its ledger after that. A sink that fences us while the checkpoint knows no newer epoch was
+/// taken by an older driver in its last act: it is taken back (X22).
+pub(super) async fn take(output: &mut Output, checkpoint: &Checkpoint, claim: &Claim) -> Result<Option<LedgerRecord>> {
+    let mut back = 0;
+    loop {
+        failpoint::pass("sink.before-fence");
+        checkpoint.look_for_newer(claim.epoch).await?;
+        let fenced = match output.sink.fence(claim).await {
+            Ok(()) => {
+                failpoint::pass("sink.after-fence");
+                match output.sink.ledger().await {
+                    Err(error) if error.kind() == Kind::Fenced => error,
+                    read => return read,
+                }
+            }
+            Err(error) if error.kind() == Kind::Fenced => error,
+            Err(error) => return Err(error),
+        };
+        checkpoint.look_for_newer(claim.epoch).await?;
+        back += 1;
+        if back > TAKE_BACKS_MAX {
+            return Err(fenced);
+        }
+        tracing::warn!(
+            sink = output.name,
+            error = fenced.chain(),
+            "taking the sink back from an older instance"
+        );
+    }
 }
 
 /// The ledger record of a plan for a sink.
