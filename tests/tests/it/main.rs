@@ -6,5 +6,6 @@ mod crash;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
+mod postgres_sink;
 mod storm;
 mod two_drivers;

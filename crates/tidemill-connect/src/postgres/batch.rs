@@ -42,12 +42,18 @@ struct Shared {
 
 impl Shared {
     fn lost(&self) -> Error {
-        Error::new(Kind::Unavailable, format!("{}: the connection to PostgreSQL was lost", self.what))
+        Error::new(
+            Kind::Unavailable,
+            format!("{}: the connection to PostgreSQL was lost", self.what),
+        )
     }
 
     fn misfit(&self, misfit: &Misfit) -> Error {
         let kind = if misfit.bug { Kind::Bug } else { Kind::Refused };
-        Error::new(kind, format!("{}, column {}: {}", self.what, misfit.column, misfit.reason))
+        Error::new(
+            kind,
+            format!("{}, column {}: {}", self.what, misfit.column, misfit.reason),
+        )
     }
 }
 
@@ -111,7 +117,9 @@ struct Writer {
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("shared", &self.shared).finish_non_exhaustive()
+        f.debug_struct("Writer")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,7 +140,8 @@ impl SliceWriter for Writer {
                 // A little more than a chunk, so that its last row seldom moves the whole.
                 self.buffer.reserve(CHUNK + CHUNK / 8);
             }
-            rows.put(row, &mut self.buffer).map_err(|misfit| shared.misfit(&misfit))?;
+            rows.put(row, &mut self.buffer)
+                .map_err(|misfit| shared.misfit(&misfit))?;
             if self.buffer.len() >= CHUNK {
                 self.hand_over().await?;
                 self.buffer = BytesMut::new();

@@ -67,10 +67,7 @@ struct Accessor<'a> {
 
 /// The array as its own type; the data type says which that is.
 fn cast<T: 'static>(array: &dyn Array) -> &T {
-    array
-        .as_any()
-        .downcast_ref()
-        .expect("an array is of its own data type")
+    array.as_any().downcast_ref().expect("an array is of its own data type")
 }
 
 impl<'a> Accessor<'a> {
@@ -103,10 +100,9 @@ impl<'a> Accessor<'a> {
                 };
                 Values::Timestamp(values, *unit)
             }
-            DataType::Decimal128(_, scale) => Values::Decimal(
-                cast::<Decimal128Array>(array).values(),
-                u8::try_from(*scale).ok()?,
-            ),
+            DataType::Decimal128(_, scale) => {
+                Values::Decimal(cast::<Decimal128Array>(array).values(), u8::try_from(*scale).ok()?)
+            }
             _ => return None,
         };
         Some(Self {
@@ -225,9 +221,11 @@ fn put_i64(out: &mut BytesMut, value: i64) {
 
 fn put_text(out: &mut BytesMut, text: &str) -> Result<(), String> {
     if text.as_bytes().contains(&0) {
-        return Err("a string holds the character U+0000, which PostgreSQL text can't store; \
+        return Err(
+            "a string holds the character U+0000, which PostgreSQL text can't store; \
                     replace it in the query or write the column as BINARY"
-            .to_owned());
+                .to_owned(),
+        );
     }
     put_bytes(out, text.as_bytes())
 }
@@ -340,10 +338,17 @@ mod tests {
     fn decimal_text(field: &[u8]) -> String {
         let word = |at: usize| i16::from_be_bytes([field[at], field[at + 1]]);
         let (count, weight, sign, scale) = (word(4), word(6), word(8), word(10));
-        assert_eq!(i32::from_be_bytes(field[..4].try_into().unwrap()), 8 + 2 * i32::from(count));
+        assert_eq!(
+            i32::from_be_bytes(field[..4].try_into().unwrap()),
+            8 + 2 * i32::from(count)
+        );
         let group = |exponent: i16| {
             let at = weight - exponent;
-            if (0..count).contains(&at) { word(12 + 2 * at as usize) } else { 0 }
+            if (0..count).contains(&at) {
+                word(12 + 2 * at as usize)
+            } else {
+                0
+            }
         };
         let mut text = String::new();
         for exponent in (0..=weight.max(0)).rev() {
@@ -385,7 +390,9 @@ mod tests {
             Arc::new(UInt32Array::from(vec![u32::MAX])),
         ])
         .unwrap();
-        let mut expected = vec![0, 4, 0, 0, 0, 2, 255, 255, 0, 0, 0, 2, 0, 255, 0, 0, 0, 4, 0, 0, 255, 255];
+        let mut expected = vec![
+            0, 4, 0, 0, 0, 2, 255, 255, 0, 0, 0, 2, 0, 255, 0, 0, 0, 4, 0, 0, 255, 255,
+        ];
         expected.extend([0, 0, 0, 8, 0, 0, 0, 0, 255, 255, 255, 255]);
         assert_eq!(bytes, expected);
     }

@@ -24,7 +24,11 @@ fn kind(code: &str) -> Kind {
 /// The server's own words in one line.
 fn words(said: &DbError) -> String {
     let mut text = said.message().to_owned();
-    let more = [("detail", said.detail()), ("hint", said.hint()), ("where", said.where_())];
+    let more = [
+        ("detail", said.detail()),
+        ("hint", said.hint()),
+        ("where", said.where_()),
+    ];
     for (name, value) in more {
         if let Some(value) = value {
             // Writing to a String can't fail.

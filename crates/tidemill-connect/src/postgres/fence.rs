@@ -57,7 +57,10 @@ pub(super) struct Fence {
 
 impl Fence {
     fn what(&self, doing: &str) -> String {
-        format!("sink {}: {doing} for application {} at {}", self.sink, self.app, self.place)
+        format!(
+            "sink {}: {doing} for application {} at {}",
+            self.sink, self.app, self.place
+        )
     }
 
     /// Makes the tables that are missing: fence, ledger, and `output` (its quoted name and its CREATE TABLE).
@@ -80,10 +83,12 @@ impl Fence {
                     "SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({DDL_LOCK})"
                 ))
                 .await?;
-            // Looked up by the search path rather than IF NOT EXISTS, which sees the first schema of the path only.
+            // Both looks are needed: IF NOT EXISTS sees the first schema of the search path only, and the server may
+            // answer to_regclass from a cache older than the lock.
             for (name, create) in wanted {
                 if !exists(session, name).await? {
-                    client.batch_execute(create).await?;
+                    let create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+                    client.batch_execute(&create).await?;
                 }
             }
             client.batch_execute("COMMIT").await
@@ -218,7 +223,11 @@ impl Fence {
             let (pid, application, state) =
                 read().map_err(|error| failure(self.what("ending the backend that holds the fence"), error))?;
             tracing::warn!(
-                sink = self.sink, app = self.app, pid, application, state,
+                sink = self.sink,
+                app = self.app,
+                pid,
+                application,
+                state,
                 "ended the PostgreSQL backend that held the fence"
             );
         }
@@ -263,13 +272,7 @@ impl Fence {
                 format!(
                     "sink {}: a newer instance of {} holds {}: its epoch is {} (incarnation {}), this one's {} \
                      (incarnation {})",
-                    self.sink,
-                    self.app,
-                    self.place,
-                    holder.epoch,
-                    holder.incarnation,
-                    claim.epoch,
-                    claim.incarnation
+                    self.sink, self.app, self.place, holder.epoch, holder.incarnation, claim.epoch, claim.incarnation
                 ),
             ));
         }
@@ -279,7 +282,10 @@ impl Fence {
     /// The newest record of the ledger; none where the table is missing.
     pub(super) async fn newest(&self, session: &Session) -> Result<Option<LedgerRecord>> {
         let what = || self.what("reading the ledger");
-        if !exists(session, "tidemill_ledger").await.map_err(|error| failure(what(), error))? {
+        if !exists(session, "tidemill_ledger")
+            .await
+            .map_err(|error| failure(what(), error))?
+        {
             return Ok(None);
         }
         let row = session
@@ -310,7 +316,10 @@ impl Fence {
     /// What the sink holds of the application, read only.
     pub(super) async fn state(&self, session: &Session) -> Result<SinkState> {
         let what = || self.what("reading the fence");
-        let holder = if exists(session, "tidemill_fence").await.map_err(|error| failure(what(), error))? {
+        let holder = if exists(session, "tidemill_fence")
+            .await
+            .map_err(|error| failure(what(), error))?
+        {
             self.read(session, READ_FENCE).await?
         } else {
             None
@@ -332,7 +341,11 @@ impl Fence {
         let text = serde_json::to_string(record)
             .map_err(|error| Error::with_source(Kind::Bug, format!("{}: no JSON of the record", what()), error))?;
         let batch_id = bigint(record.batch_id)?;
-        let conflict = if repeat { " ON CONFLICT (app, sink, batch_id) DO NOTHING" } else { "" };
+        let conflict = if repeat {
+            " ON CONFLICT (app, sink, batch_id) DO NOTHING"
+        } else {
+            ""
+        };
         session
             .client
             .execute_typed(

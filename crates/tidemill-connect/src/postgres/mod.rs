@@ -97,9 +97,12 @@ impl PostgresSink {
     }
 
     fn claim(&self) -> Result<&Claim> {
-        self.claim
-            .as_ref()
-            .ok_or_else(|| Error::new(Kind::Bug, format!("sink {}: used before its fence was taken", self.name)))
+        self.claim.as_ref().ok_or_else(|| {
+            Error::new(
+                Kind::Bug,
+                format!("sink {}: used before its fence was taken", self.name),
+            )
+        })
     }
 
     fn columns(&self) -> Result<&Arc<[Column]>> {
@@ -131,7 +134,9 @@ impl Sink for PostgresSink {
             )
         })?;
         let session = self.session().await?;
-        self.table.check(&session, &self.name, &columns, self.create_table).await?;
+        self.table
+            .check(&session, &self.name, &columns, self.create_table)
+            .await?;
         self.keeper.put(session);
         self.columns = Some(columns.into());
         Ok(())

@@ -143,7 +143,9 @@ pub(super) struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -194,7 +196,10 @@ mod tests {
         for (url, place) in [
             ("postgres://me:secret@127.0.0.2:55/shop", "127.0.0.2:55/shop"),
             ("postgresql://me:secret@[::1]/shop", "::1:5432/shop"),
-            ("postgres:///shop?host=/run/pg&port=7&user=me&password=secret", "/run/pg:7/shop"),
+            (
+                "postgres:///shop?host=/run/pg&port=7&user=me&password=secret",
+                "/run/pg:7/shop",
+            ),
         ] {
             let address = Address::parse("out", url).unwrap();
             assert_eq!(address.place(), place);

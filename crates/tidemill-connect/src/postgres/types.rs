@@ -112,9 +112,16 @@ pub(super) fn columns(schema: &SchemaRef) -> Result<Vec<Column>, Vec<String>> {
         problems.push("the query has no columns".to_owned());
     }
     if schema.fields().len() > COLUMNS_MAX {
-        problems.push(format!("{} columns; a table has at most {COLUMNS_MAX}", schema.fields().len()));
+        problems.push(format!(
+            "{} columns; a table has at most {COLUMNS_MAX}",
+            schema.fields().len()
+        ));
     }
-    if problems.is_empty() { Ok(columns) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(columns)
+    } else {
+        Err(problems)
+    }
 }
 
 #[cfg(test)]
@@ -133,9 +140,15 @@ mod tests {
         ]));
         let problems = columns(&schema).unwrap_err();
         assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems[0].starts_with("column span: no PostgreSQL type for Duration"), "{problems:?}");
+        assert!(
+            problems[0].starts_with("column span: no PostgreSQL type for Duration"),
+            "{problems:?}"
+        );
         assert!(problems[1].starts_with("column fine comes twice"), "{problems:?}");
-        assert!(problems[2].starts_with("column big: no PostgreSQL type for Decimal128"), "{problems:?}");
+        assert!(
+            problems[2].starts_with("column big: no PostgreSQL type for Decimal128"),
+            "{problems:?}"
+        );
     }
 
     #[test]
