@@ -83,10 +83,12 @@ impl Fence {
                     "SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({DDL_LOCK})"
                 ))
                 .await?;
-            // Looked up by the search path rather than IF NOT EXISTS, which sees the first schema of the path only.
+            // Both looks are needed: IF NOT EXISTS sees the first schema of the search path only, and the server may
+            // answer to_regclass from a cache older than the lock.
             for (name, create) in wanted {
                 if !exists(session, name).await? {
-                    client.batch_execute(create).await?;
+                    let create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+                    client.batch_execute(&create).await?;
                 }
             }
             client.batch_execute("COMMIT").await
