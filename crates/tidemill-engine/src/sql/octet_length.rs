@@ -6,9 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::common::{DataFusionError, Result as DfResult};
-use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct OctetLength {
@@ -17,7 +15,9 @@ struct OctetLength {
 
 /// `octet_length(text or bytes) -> BIGINT`: the number of bytes, NULL for NULL.
 pub(super) fn octet_length() -> ScalarUDF {
-    ScalarUDF::from(OctetLength { signature: Signature::any(1, Volatility::Immutable) })
+    ScalarUDF::from(OctetLength {
+        signature: Signature::any(1, Volatility::Immutable),
+    })
 }
 
 impl ScalarUDFImpl for OctetLength {
@@ -38,7 +38,9 @@ impl ScalarUDFImpl for OctetLength {
             | DataType::Binary
             | DataType::LargeBinary
             | DataType::BinaryView => Ok(DataType::Int64),
-            other => Err(DataFusionError::Plan(format!("octet_length takes VARCHAR or BINARY, not {other}"))),
+            other => Err(DataFusionError::Plan(format!(
+                "octet_length takes VARCHAR or BINARY, not {other}"
+            ))),
         }
     }
 
@@ -47,7 +49,9 @@ impl ScalarUDFImpl for OctetLength {
         let array = args.args[0].to_array(if scalar { 1 } else { args.number_rows })?;
         let lengths = lengths(&array)?;
         if scalar {
-            return Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&lengths, 0)?));
+            return Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(
+                &lengths, 0,
+            )?));
         }
         Ok(ColumnarValue::Array(lengths))
     }
@@ -74,7 +78,12 @@ mod tests {
         let long = [7_u8; 300];
         let bytes: ArrayRef = Arc::new(BinaryViewArray::from_iter([Some(&long[..]), None, Some(b"")]));
         let text: ArrayRef = Arc::new(StringArray::from(vec![Some("Å"), None, Some("")]));
-        let counted = |array: &ArrayRef| lengths(array).expect("counts").as_primitive::<arrow::datatypes::Int64Type>().clone();
+        let counted = |array: &ArrayRef| {
+            lengths(array)
+                .expect("counts")
+                .as_primitive::<arrow::datatypes::Int64Type>()
+                .clone()
+        };
         assert_eq!(counted(&bytes), Int64Array::from(vec![Some(300), None, Some(0)]));
         assert_eq!(counted(&text), Int64Array::from(vec![Some(2), None, Some(0)]));
     }
