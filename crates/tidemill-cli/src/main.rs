@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn run_command(command: Command) -> Result<(), Failure> {
-    arm_failpoints()?;
+    tidemill_engine::failpoint::arm_from_env().map_err(|error| anyhow::anyhow!(error))?;
     let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
     match command {
         Command::Quickstart { records, dir } => quickstart::quickstart(records, dir),
@@ -112,16 +112,4 @@ fn run_command(command: Command) -> Result<(), Failure> {
 
 fn load(file: &Path) -> Result<Settings, Problems> {
     Settings::load(file, &|name| std::env::var(name).ok())
-}
-
-#[cfg(feature = "fault-injection")]
-fn arm_failpoints() -> Result<(), Failure> {
-    let points = std::env::var("TIDEMILL_FAILPOINTS").unwrap_or_default();
-    let sabotage = std::env::var("TIDEMILL_SABOTAGE").ok();
-    tidemill_engine::failpoint::arm(&points, sabotage).map_err(|error| anyhow::anyhow!(error).into())
-}
-
-#[cfg(not(feature = "fault-injection"))]
-fn arm_failpoints() -> Result<(), Failure> {
-    Ok(())
 }

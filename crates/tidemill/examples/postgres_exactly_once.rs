@@ -23,6 +23,8 @@ struct Event {
 
 fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    #[cfg(feature = "fault-injection")]
+    tidemill::arm_failpoints()?;
     let variable = |name: &str| std::env::var(name).with_context(|| format!("the variable {name} is not set"));
     let (kafka, topic, database) = (variable("KAFKA")?, variable("TOPIC")?, variable("DATABASE_URL")?);
     let runtime = tokio::runtime::Runtime::new()?;

@@ -9,3 +9,4 @@ mod kafka_sink;
 mod postgres_sink;
 mod storm;
 mod two_drivers;
+mod typed;

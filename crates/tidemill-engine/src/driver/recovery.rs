@@ -34,7 +34,8 @@ impl Driver {
         for source in &self.sources {
             source.source.ends(true).await?;
         }
-        self.inspect().await
+        let (standing, _) = self.acceptable().await?;
+        Ok(standing)
     }
 
     async fn inspect(&mut self) -> Result<Standing> {
@@ -68,25 +69,15 @@ impl Driver {
 
     /// Takes the application over and brings it to a settled batch.
     pub(super) async fn start(&mut self) -> Result<Running> {
-        let standing = self.inspect().await?;
         for source in &self.sources {
             source.source.ends(false).await?;
         }
-        let fresh = AppRecord {
-            app: self.settings.app.clone(),
-            app_uuid: uuid::Uuid::new_v4().to_string(),
-            created_ms: self.clock.now_ms(),
-        };
-        let app = standing.contents.app.clone().unwrap_or_else(|| fresh.clone());
-        for (name, state) in &standing.sinks {
-            self.refuse_foreign(&app, name, state)?;
-        }
-        let ledgers = standing
+        let (standing, app) = self.acceptable().await?;
+        let early: BTreeMap<String, Option<LedgerRecord>> = standing
             .sinks
             .iter()
             .map(|(name, state)| (name.clone(), state.ledger.clone()))
             .collect();
-        recover::decide(&self.facts(&app, &standing.contents, &ledgers)).map_err(refusal)?;
 
         let app = self.checkpoint.create(app).await?;
         let above = standing
@@ -124,9 +115,57 @@ impl Driver {
             read.insert(output.name.clone(), take(output, &self.checkpoint, &claim).await?);
         }
         let contents = self.checkpoint.read().await?;
-        let ledgers = early.unwrap_or(read);
-        let decision = recover::decide(&self.facts(&app, &contents, &ledgers)).map_err(refusal)?;
+        let ledgers = if failpoint::sabotaged("ledger-before-fence") {
+            early
+        } else {
+            read
+        };
+        let decision = match recover::decide(&self.facts(&app, &contents, &ledgers)) {
+            Ok(decision) => decision,
+            Err(refused) => {
+                // A newer driver may have moved on between our fence and this reading.
+                self.checkpoint.look_for_newer(claim.epoch).await?;
+                return Err(refusal(refused));
+            }
+        };
         self.recovered(claim, contents, decision).await
+    }
+
+    /// Reads checkpoint and sinks, and refuses what must be refused before anything is touched. Another driver may be at
+    /// work meanwhile, so that what was read first no longer fits what was read last: a refusal counts when two readings
+    /// in a row give it.
+    async fn acceptable(&mut self) -> Result<(Standing, AppRecord)> {
+        let mut before: Option<String> = None;
+        loop {
+            let standing = self.inspect().await?;
+            let app = standing.contents.app.clone().unwrap_or_else(|| AppRecord {
+                app: self.settings.app.clone(),
+                app_uuid: uuid::Uuid::new_v4().to_string(),
+                created_ms: self.clock.now_ms(),
+            });
+            let Err(error) = self.accept(&standing, &app) else {
+                return Ok((standing, app));
+            };
+            // A first start draws another uuid each time: the message without it tells whether anything changed.
+            let text = error.to_string().replace(&app.app_uuid, "");
+            if before.as_ref() == Some(&text) {
+                return Err(error);
+            }
+            before = Some(text);
+        }
+    }
+
+    fn accept(&self, standing: &Standing, app: &AppRecord) -> Result<()> {
+        for (name, state) in &standing.sinks {
+            self.refuse_foreign(app, name, state)?;
+        }
+        let ledgers = standing
+            .sinks
+            .iter()
+            .map(|(name, state)| (name.clone(), state.ledger.clone()))
+            .collect();
+        recover::decide(&self.facts(app, &standing.contents, &ledgers)).map_err(refusal)?;
+        Ok(())
     }
 
     fn refuse_foreign(&self, app: &AppRecord, name: &str, state: &SinkState) -> Result<()> {
