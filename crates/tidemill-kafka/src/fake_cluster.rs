@@ -20,6 +20,8 @@ pub(crate) enum Mishap {
     Hangup,
     /// These bytes come instead of a frame.
     Bytes(Vec<u8>),
+    /// These bytes come instead of a response's fields.
+    Body(Vec<u8>),
 }
 
 /// One partition's log.
@@ -39,6 +41,10 @@ pub(crate) struct State {
     pub(crate) partitions: Vec<FakePartition>,
     pub(crate) mishaps: VecDeque<Mishap>,
     pub(crate) fetch_version_max: i16,
+    /// A response has no more than this, whatever is asked for; 0 for no such limit.
+    pub(crate) response_bytes_max: usize,
+    /// Batches are cut off even where one comes first.
+    pub(crate) cuts_first_batch: bool,
     /// Each fetch so far: its version and (partition, offset) in order.
     pub(crate) fetches: Vec<(i16, Vec<(i32, i64)>)>,
     addresses: Vec<String>,
@@ -120,6 +126,11 @@ fn answer(frame: &[u8], node: usize, state: &mut State) -> Option<Vec<u8>> {
         1 => match fetch(head.tags(), version, &mut body, node, state) {
             Ok(answer) => answer,
             Err(Mishap::Bytes(bytes)) => return Some(bytes),
+            Err(Mishap::Body(bytes)) => {
+                let mut answer = Writer::default().int32(correlation_id).tags();
+                answer.bytes.extend(bytes);
+                answer
+            }
             Err(_) => return None,
         },
         key => panic!("request {key} is not known here"),
@@ -254,7 +265,10 @@ fn fetch(head: Writer, version: i16, body: &mut Fields<'_>, node: usize, state: 
         Some(other) => return Err(other),
         None => None,
     };
-    let mut is_first = true;
+    if state.response_bytes_max > 0 {
+        bytes_left = bytes_left.min(state.response_bytes_max);
+    }
+    let mut is_first = !state.cuts_first_batch;
     let mut answers = Vec::new();
     for (id, asks) in &topics {
         for ask in asks {
@@ -322,7 +336,7 @@ fn fetch(head: Writer, version: i16, body: &mut Fields<'_>, node: usize, state: 
         .tags())
 }
 
-/// Batches from `offset` on, cut off at `room` bytes, but never the first of a response.
+/// Batches from `offset` on, cut off at `room` bytes, but not the first where `is_first`.
 fn records(partition: &FakePartition, offset: i64, room: usize, is_first: bool) -> Vec<u8> {
     let mut records = Vec::new();
     for batch in partition.batches.iter().filter(|batch| batch.last_offset >= offset) {

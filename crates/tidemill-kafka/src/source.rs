@@ -79,8 +79,8 @@ impl KafkaSource {
     }
 
     #[cfg(test)]
-    pub(crate) fn cluster(&self) -> Arc<Cluster> {
-        Arc::clone(&self.shared.cluster)
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn config(&self) -> &KafkaConfig {

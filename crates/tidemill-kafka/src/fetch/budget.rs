@@ -44,6 +44,12 @@ impl Budget {
         }
     }
 
+    /// What is left for chunks fetched ahead, in KiB.
+    #[cfg(test)]
+    pub(crate) fn ahead_left(&self) -> usize {
+        self.ahead.available_permits()
+    }
+
     fn units(&self, bytes: u32) -> u32 {
         // A single batch beyond the whole half still has to pass; it does so alone.
         bytes.div_ceil(UNIT_BYTES).clamp(1, self.half_units)

@@ -12,8 +12,6 @@ use tidemill_engine::source::{RawColumns, RawRows, header_field};
 
 use super::varint::Cursor;
 
-/// Fewest bytes that a record takes: seven numbers of one byte.
-pub(crate) const RECORD_BYTES_MIN: usize = 7;
 const INLINE_BYTES: usize = 12;
 
 /// What the records of one batch have in common.
@@ -139,9 +137,6 @@ impl Columns {
     /// # Errors
     /// Records that can't be read, with the reason. Columns are then of no use.
     pub(crate) fn push_batch(&mut self, data: &[u8], count: u32, frame: &BatchFrame) -> Result<(), String> {
-        if count as usize > data.len() / RECORD_BYTES_MIN {
-            return Err(format!("it declares {count} records in {} bytes", data.len()));
-        }
         let mut cursor = Cursor::new(data);
         let mut before = frame.base_offset - 1;
         for index in 0..count {

@@ -177,8 +177,11 @@ impl Session {
         };
         let version = connection.version(ApiKey::Fetch, BY_NAME, highest)?;
         let config = Arc::clone(self.shared.cluster.config());
+        // A single batch may be larger than a response should be.
+        let asked = asks.iter().fold(0, |sum: u32, ask| sum.saturating_add(ask.bytes_max));
+        let bytes_max = config.response_bytes_max.max(asked);
         connection
-            .send(&request(&asks, config.isolation, config.response_bytes_max), version)
+            .send(&request(&asks, config.isolation, bytes_max), version)
             .await?;
         let mut response = FetchResponse::begin(connection.receive(true).await?, version).await?;
         let mut any_records = false;

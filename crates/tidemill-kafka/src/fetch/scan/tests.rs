@@ -172,11 +172,9 @@ async fn a_range_that_ends_in_records_nobody_sees_ends() {
 #[tokio::test]
 async fn an_empty_answer_beside_a_full_one_concludes_nothing() {
     let cluster = FakeCluster::start(1, vec![partition(0, 40), partition(0, 40), partition(0, 40)]).await;
-    let mut config = config(&cluster);
-    // Each response holds one partition's batches; the others come back empty.
-    config.partition_fetch_bytes = 1300;
-    config.response_bytes_max = 1300 * 3;
-    let source = KafkaSource::new(config).unwrap();
+    // Each response holds one batch and a piece of another; the third partition comes back empty.
+    cluster.state.lock().unwrap().response_bytes_max = 1300;
+    let source = KafkaSource::new(config(&cluster)).unwrap();
     for read in read_all(&source, ranges(&cluster)).await {
         assert_eq!(read.unwrap(), upto(400));
     }
@@ -260,25 +258,39 @@ async fn a_damaged_batch_names_partition_and_offset() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_always_cut_off_is_asked_for_whole() {
+    let large = "y".repeat(40_000);
+    let mut with_large = partition(0, 3);
+    with_large.batches.push(TestBatch::values(30, &[&large, "end"]));
+    with_large.end = 32;
+    let cluster = FakeCluster::start(1, vec![with_large]).await;
+    cluster.state.lock().unwrap().cuts_first_batch = true;
+    assert_eq!(read_one(&cluster).await.unwrap(), upto(32));
+}
+
+#[tokio::test]
 async fn a_hostile_frame_is_refused_before_room_is_made() {
-    let frame = |length: i32, rest: &[u8]| Mishap::Bytes([&length.to_be_bytes()[..], rest].concat());
-    let long = [
-        &[0, 0, 0, 2, 0][..],
-        &[0; 10],
-        &[0xff, 0xff, 0xff, 0xff, 0x0f],
-        &[1; 400],
-    ]
-    .concat();
-    for mishap in [
-        frame(i32::MAX, &[0; 8]),
-        frame(-5, &[0; 8]),
-        frame(9, &[9; 9]),
-        frame(420, &long),
-    ] {
+    let frame = |length: i32| Mishap::Bytes([&length.to_be_bytes()[..], &[9; 400]].concat());
+    let counts = [&[0; 10][..], &[0xff, 0xff, 0xff, 0xff, 0x0f], &[1; 400]].concat();
+    let mishaps = [
+        (frame(i32::MAX), "its length is 2147483647 bytes"),
+        (frame(-5), "its length is -5 bytes"),
+        (frame(400), "it belongs to another request"),
+        (Mishap::Body(counts), "it declares more elements than it has bytes for"),
+        (Mishap::Body(vec![0; 3]), "it ends too early"),
+        (
+            Mishap::Body([&[0; 10][..], &[1, 0, 7]].concat()),
+            "bytes follow its end",
+        ),
+    ];
+    for (mishap, expected) in mishaps {
         let cluster = FakeCluster::start(1, vec![partition(0, 1)]).await;
         cluster.state.lock().unwrap().mishaps.push_back(mishap.clone());
         let error = read_one(&cluster).await.unwrap_err();
-        assert!(error.to_string().contains("malformed"), "{error} for {mishap:?}");
+        assert!(
+            error.to_string().contains(&format!("malformed answer: {expected}")),
+            "{error}"
+        );
     }
 }
 
@@ -295,6 +307,18 @@ async fn slices_that_nobody_polls_starve_none() {
             .expect("rows in time")
             .unwrap()
             .unwrap();
+    }
+    let ahead = async {
+        while source.shared().budget.ahead_left() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, ahead)
+        .await
+        .expect("as much is fetched ahead as may be");
+    // Turns for the session, in which it may take no more.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
     }
     assert_eq!(offsets(scan.stream(8)).await.unwrap(), upto(200));
     for stream in blocked {
@@ -324,7 +348,7 @@ async fn nothing_is_fetched_before_the_first_poll_or_after_the_last_stream_went(
     );
     drop((first, unpolled, scan));
     // The task holds the source's state until it ends.
-    let cluster_of_source = source.cluster();
+    let cluster_of_source = Arc::clone(&source.shared().cluster);
     drop(source);
     let ended = async {
         while Arc::strong_count(&cluster_of_source) > 1 {
