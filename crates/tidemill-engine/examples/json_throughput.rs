@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p tidemill-engine --example json_throughput`
 
+#![expect(clippy::disallowed_methods, reason = "an example that measures")]
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 use std::error::Error;

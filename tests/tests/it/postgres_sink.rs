@@ -236,7 +236,13 @@ async fn every_type_and_null_reads_back_as_it_was() {
     let mut sink = app.instance(1, &rows).await;
     // What the sink made passes its own check.
     app.sink(false).check(&input(&rows)).await.unwrap();
-    assert_eq!(app.batch(&mut sink, 1, 1, &[rows.clone()]).await.unwrap().rows, 2);
+    assert_eq!(
+        app.batch(&mut sink, 1, 1, std::slice::from_ref(&rows))
+            .await
+            .unwrap()
+            .rows,
+        2
+    );
     let expected = [
         ("bool", "true"),
         ("i8", "-128"),

@@ -105,11 +105,6 @@ impl Driver {
             "started"
         );
 
-        let early = if failpoint::sabotaged("ledger-before-fence") {
-            Some(ledgers)
-        } else {
-            None
-        };
         let mut read = BTreeMap::new();
         for output in &mut self.outputs {
             read.insert(output.name.clone(), take(output, &self.checkpoint, &claim).await?);
