@@ -18,6 +18,14 @@ use crate::servers;
 /// How often a state that nothing announces is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a process's state is not announced; every caller has a deadline"
+)]
+fn look_again_soon() {
+    std::thread::sleep(LOOK_AGAIN);
+}
+
 /// A pipeline file, alone in a folder that goes away with this value.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -189,7 +197,7 @@ impl Run {
             if Instant::now() > deadline {
                 bail!("neither frozen nor ended within {limit:?}\n{}", self.log.text());
             }
-            std::thread::sleep(LOOK_AGAIN);
+            look_again_soon();
         }
     }
 
@@ -229,7 +237,7 @@ impl Run {
             if !self.is_running()? {
                 return Ok(false);
             }
-            std::thread::sleep(LOOK_AGAIN);
+            look_again_soon();
         }
         self.is_running()
     }
@@ -256,7 +264,7 @@ impl Run {
             if Instant::now() > deadline {
                 bail!("not at its end after {limit:?}\n{}", tail(&self.log.text()));
             }
-            std::thread::sleep(LOOK_AGAIN);
+            look_again_soon();
         };
         let mut stdout = String::new();
         for reader in self.readers.drain(..) {

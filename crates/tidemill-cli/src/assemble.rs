@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tidemill_connect::console::ConsoleSink;
 use tidemill_connect::file::{Encoding, FileSink};
+use tidemill_connect::postgres::{PostgresConfig, PostgresSink};
 use tidemill_core::start::StartPolicy;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
@@ -38,14 +39,21 @@ pub(crate) async fn driver(
     stop: watch::Receiver<bool>,
 ) -> Result<(Driver, watch::Receiver<Progress>)> {
     let reduce_slices = std::thread::available_parallelism().map_or(2, usize::from);
-    let tables = settings.sources.iter().map(|source| table(settings, source)).collect::<Result<Vec<_>>>()?;
+    let tables = settings
+        .sources
+        .iter()
+        .map(|source| table(settings, source))
+        .collect::<Result<Vec<_>>>()?;
     let memory = usize::try_from(settings.memory_limit).unwrap_or(usize::MAX);
     let catalog = Catalog {
         tables: tables.clone(),
         queries: settings
             .queries
             .iter()
-            .map(|query| Query { name: query.name.clone(), sql: query.sql.clone() })
+            .map(|query| Query {
+                name: query.name.clone(),
+                sql: query.sql.clone(),
+            })
             .collect(),
         reduce_slices,
         memory_bytes_max: (memory / settings.sinks.len().max(1)).max(1),
@@ -55,7 +63,11 @@ pub(crate) async fn driver(
         let template = Template::plan(&catalog, &sink.name, &sink.from.sql())
             .await
             .map_err(|error| at_line(settings, &error, sink))?;
-        outputs.push(Output { name: sink.name.clone(), template, sink: open(settings, sink)? });
+        outputs.push(Output {
+            name: sink.name.clone(),
+            template,
+            sink: open(settings, sink)?,
+        });
     }
     let sources = settings
         .sources
@@ -79,7 +91,14 @@ pub(crate) async fn driver(
         until_caught_up,
     };
     let clock = Arc::new(SystemClock::default());
-    Ok(Driver::new(driver_settings, clock, checkpoint(settings), sources, outputs, stop))
+    Ok(Driver::new(
+        driver_settings,
+        clock,
+        checkpoint(settings),
+        sources,
+        outputs,
+        stop,
+    ))
 }
 
 /// DataFusion names the query; the person needs file and line.
@@ -101,7 +120,13 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
     let at = |error: Error| {
         Error::new(
             error.kind(),
-            format!("{}:{}: sources.{}.columns: {}", settings.file, source.line, source.name, error.chain()),
+            format!(
+                "{}:{}: sources.{}.columns: {}",
+                settings.file,
+                source.line,
+                source.name,
+                error.chain()
+            ),
         )
     };
     let (format, columns): (Arc<dyn Format>, _) = match source.format {
@@ -113,7 +138,11 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
     };
     let mut config = KafkaConfig::new(&source.brokers.join(","), source.topics.iter().cloned());
     config.group = Some(source.group.clone());
-    config.isolation = if source.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    config.isolation = if source.read_committed {
+        Isolation::ReadCommitted
+    } else {
+        Isolation::ReadUncommitted
+    };
     for (name, value) in &source.properties {
         let bytes = value.parse().unwrap_or(config.partition_fetch_bytes);
         match name.as_str() {
@@ -126,7 +155,11 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
         name: source.name.clone(),
         source: Arc::new(KafkaSource::new(config)?),
         format,
-        on_bad_record: if source.skip_bad_records { OnBadRecord::Skip } else { OnBadRecord::Stop },
+        on_bad_record: if source.skip_bad_records {
+            OnBadRecord::Skip
+        } else {
+            OnBadRecord::Stop
+        },
         columns,
     }))
 }
@@ -141,18 +174,46 @@ fn start_policy(start: &Start) -> StartPolicy {
 
 fn open(settings: &Settings, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
     Ok(match &sink.kind {
-        SinkKind::Console { limit } => {
-            Box::new(ConsoleSink::new(&sink.name, usize::try_from(*limit).unwrap_or(usize::MAX)))
-        }
-        SinkKind::File { path, format, compression } => {
+        SinkKind::Console { limit } => Box::new(ConsoleSink::new(
+            &sink.name,
+            usize::try_from(*limit).unwrap_or(usize::MAX),
+        )),
+        SinkKind::File {
+            path,
+            format,
+            compression,
+        } => {
             let compression = (!compression.is_empty()).then_some(*compression);
             let encoding = Encoding::parse(format, compression)?;
             Box::new(FileSink::new(&sink.name, &path.display().to_string(), encoding)?)
         }
-        SinkKind::Postgres { .. } => return Err(nothing("this sink")),
-        SinkKind::Kafka { brokers, topic, format, key, headers, compression, properties } => {
+        SinkKind::Postgres {
+            url,
+            table,
+            create_table,
+        } => {
+            let config = PostgresConfig {
+                url: url.expose().to_owned(),
+                table: table.clone(),
+                create_table: *create_table,
+            };
+            Box::new(PostgresSink::new(sink.name.clone(), config)?)
+        }
+        SinkKind::Kafka {
+            brokers,
+            topic,
+            format,
+            key,
+            headers,
+            compression,
+            properties,
+        } => {
             let mut config = KafkaSinkConfig::new(brokers, topic);
-            config.format = if *format == "raw" { ValueFormat::Raw } else { ValueFormat::Json };
+            config.format = if *format == "raw" {
+                ValueFormat::Raw
+            } else {
+                ValueFormat::Json
+            };
             config.key.clone_from(key);
             config.headers.clone_from(headers);
             config.compression = match *compression {

@@ -23,7 +23,10 @@ async fn contents(checkpoint: &Checkpoint) -> Result<Contents, Error> {
     if contents.app.is_none() {
         return Err(Error::new(
             Kind::Config,
-            format!("there is no checkpoint at {}; `tidemill run` makes it", checkpoint.location()),
+            format!(
+                "there is no checkpoint at {}; `tidemill run` makes it",
+                checkpoint.location()
+            ),
         ));
     }
     Ok(contents)
@@ -37,11 +40,27 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
     writeln!(out, "epoch {}", contents.epoch)?;
     let settled = contents.last_commit.as_ref().map(|commit| commit.batch_id);
     if let Some(last) = &contents.last_plan {
-        let state = if settled == Some(last.plan.batch_id) { "settled" } else { "not settled" };
-        writeln!(out, "last plan {} {state}, time {} ms, epoch {}", last.plan.batch_id, last.plan.batch_time_ms, last.plan.epoch)?;
-        let positions = if settled == Some(last.plan.batch_id) { last.plan.after() } else { last.plan.before.clone() };
+        let state = if settled == Some(last.plan.batch_id) {
+            "settled"
+        } else {
+            "not settled"
+        };
+        writeln!(
+            out,
+            "last plan {} {state}, time {} ms, epoch {}",
+            last.plan.batch_id, last.plan.batch_time_ms, last.plan.epoch
+        )?;
+        let positions = if settled == Some(last.plan.batch_id) {
+            last.plan.after()
+        } else {
+            last.plan.before.clone()
+        };
         for position in positions.iter() {
-            writeln!(out, "position {} {} {}", position.source, position.partition, position.offset)?;
+            writeln!(
+                out,
+                "position {} {} {}",
+                position.source, position.partition, position.offset
+            )?;
         }
         for sink in &last.plan.sinks {
             writeln!(out, "sink {} {} {}", sink.name, sink.kind, sink.target)?;
@@ -65,7 +84,9 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
     contents(&checkpoint).await?;
     let mut out = std::io::stdout().lock();
     for batch in checkpoint.planned().await? {
-        let Some(logged) = checkpoint.plan(batch).await? else { continue };
+        let Some(logged) = checkpoint.plan(batch).await? else {
+            continue;
+        };
         let offsets: u64 = logged.plan.ranges.iter().map(|range| range.offsets()).sum();
         let ending = match checkpoint.commit(batch).await? {
             None => "not settled".to_owned(),
@@ -83,7 +104,11 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
             plan.batch_time_ms,
             plan.epoch,
             plan.ranges.len(),
-            if plan.limits.reason.is_empty() { "start" } else { &plan.limits.reason }
+            if plan.limits.reason.is_empty() {
+                "start"
+            } else {
+                &plan.limits.reason
+            }
         )
         .map_err(anyhow::Error::from)?;
     }
@@ -98,7 +123,9 @@ pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
     let mut commits = 0_u64;
     let mut before: Option<(u64, i64)> = None;
     for batch in checkpoint.planned().await? {
-        let Some(logged) = checkpoint.plan(batch).await? else { continue };
+        let Some(logged) = checkpoint.plan(batch).await? else {
+            continue;
+        };
         plans += 1;
         commits += u64::from(checkpoint.commit(batch).await?.is_some());
         let time = logged.plan.batch_time_ms;
@@ -108,16 +135,26 @@ pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
         if let Some((last, last_time)) = before
             && (batch != last + 1 || time <= last_time)
         {
-            return Err(damaged(format!("plan {batch} at {time} ms follows plan {last} at {last_time} ms")).into());
+            return Err(damaged(format!(
+                "plan {batch} at {time} ms follows plan {last} at {last_time} ms"
+            ))
+            .into());
         }
         before = Some((batch, time));
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{plans} plans and {commits} commit records are whole, epoch {}", contents.epoch)
-        .map_err(anyhow::Error::from)?;
+    writeln!(
+        out,
+        "{plans} plans and {commits} commit records are whole, epoch {}",
+        contents.epoch
+    )
+    .map_err(anyhow::Error::from)?;
     Ok(())
 }
 
 fn damaged(what: String) -> Error {
-    Error::new(Kind::Config, format!("the checkpoint is damaged: {what}. Restore it from a copy"))
+    Error::new(
+        Kind::Config,
+        format!("the checkpoint is damaged: {what}. Restore it from a copy"),
+    )
 }

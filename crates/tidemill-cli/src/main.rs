@@ -55,7 +55,11 @@ fn main() -> ExitCode {
             // Help and version go to standard output and are no failure.
             let shown = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked && shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+            return if asked && shown.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            };
         }
     };
     match run_command(args.command) {
@@ -68,12 +72,16 @@ fn main() -> ExitCode {
 }
 
 fn run_command(command: Command) -> Result<(), Failure> {
-    arm_failpoints()?;
+    tidemill_engine::failpoint::arm_from_env().map_err(|error| anyhow::anyhow!(error))?;
     let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
     match command {
         Command::Quickstart { records, dir } => quickstart::quickstart(records, dir),
         Command::Check { file } => runtime.block_on(check::check(&load(&file)?)),
-        Command::Run { file, until_caught_up, log } => {
+        Command::Run {
+            file,
+            until_caught_up,
+            log,
+        } => {
             let settings = load(&file)?;
             run::log_to_stderr(log);
             runtime.block_on(run::run(&settings, until_caught_up))
@@ -104,16 +112,4 @@ fn run_command(command: Command) -> Result<(), Failure> {
 
 fn load(file: &Path) -> Result<Settings, Problems> {
     Settings::load(file, &|name| std::env::var(name).ok())
-}
-
-#[cfg(feature = "fault-injection")]
-fn arm_failpoints() -> Result<(), Failure> {
-    let points = std::env::var("TIDEMILL_FAILPOINTS").unwrap_or_default();
-    let sabotage = std::env::var("TIDEMILL_SABOTAGE").ok();
-    tidemill_engine::failpoint::arm(&points, sabotage).map_err(|error| anyhow::anyhow!(error).into())
-}
-
-#[cfg(not(feature = "fault-injection"))]
-fn arm_failpoints() -> Result<(), Failure> {
-    Ok(())
 }

@@ -19,18 +19,37 @@ pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
         None => (Positions::default(), 0),
     };
     let now_ms = assemble::now_ms();
-    let mut rows = vec![["source", "partition", "position", "end", "lag", "lag_seconds", "group_offset"].map(str::to_owned)];
+    let mut rows = vec![
+        [
+            "source",
+            "partition",
+            "position",
+            "end",
+            "lag",
+            "lag_seconds",
+            "group_offset",
+        ]
+        .map(str::to_owned),
+    ];
     for source in &settings.sources {
         let table = assemble::table(settings, source)?;
         let ends = table.source.ends(false).await?;
         let partitions: Vec<_> = ends.iter().map(|end| end.partition.clone()).collect();
         let published = table.source.published(&partitions).await?;
         for (end, group_offset) in ends.iter().zip(published) {
-            let position = positions.get(&source.name, &end.partition).map(|position| position.offset);
+            let position = positions
+                .get(&source.name, &end.partition)
+                .map(|position| position.offset);
             let lag = position.map(|position| (end.end - position).max(0));
             // What lies behind the last plan came after it: that long at most has the oldest unread record waited.
             #[expect(clippy::cast_precision_loss, reason = "seconds of lag, for display")]
-            let seconds = lag.map(|lag| if lag > 0 { (now_ms - since_ms).max(0) as f64 / 1_000.0 } else { 0.0 });
+            let seconds = lag.map(|lag| {
+                if lag > 0 {
+                    (now_ms - since_ms).max(0) as f64 / 1_000.0
+                } else {
+                    0.0
+                }
+            });
             let or_dash = |value: Option<i64>| value.map_or("-".to_owned(), |value| value.to_string());
             rows.push([
                 source.name.clone(),
@@ -51,7 +70,11 @@ pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
     }
     let mut out = std::io::stdout().lock();
     for row in &rows {
-        let line: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         writeln!(out, "{}", line.join("  ").trim_end()).map_err(anyhow::Error::from)?;
     }
     Ok(())

@@ -27,7 +27,11 @@ pub(crate) fn quickstart(records: u64, dir: Option<PathBuf>) -> Result<(), Failu
     let dir = dir.unwrap_or_else(|| temporary.path().to_path_buf());
     let proof = run(records, &dir)?;
     let mut out = std::io::stdout().lock();
-    let shown = if keep { dir.display().to_string() } else { "--dir D keeps it".to_owned() };
+    let shown = if keep {
+        dir.display().to_string()
+    } else {
+        "--dir D keeps it".to_owned()
+    };
     writeln!(
         out,
         "produced {}\nin the sink {}\nlost {}\nduplicated {}\nthe pipeline file, its checkpoint and its output: {shown}\n\
@@ -38,7 +42,12 @@ pub(crate) fn quickstart(records: u64, dir: Option<PathBuf>) -> Result<(), Failu
     if proof.lost == 0 && proof.duplicated == 0 {
         Ok(())
     } else {
-        Err(anyhow::anyhow!("{} records lost, {} doubled: please report this", proof.lost, proof.duplicated).into())
+        Err(anyhow::anyhow!(
+            "{} records lost, {} doubled: please report this",
+            proof.lost,
+            proof.duplicated
+        )
+        .into())
     }
 }
 
@@ -55,7 +64,10 @@ fn run(records: u64, dir: &Path) -> anyhow::Result<Proof> {
     let broker = EmbeddedBroker::start(&[(TOPIC, partitions)])?;
     let brokers = broker.bootstrap_servers().to_owned();
     let file = pipeline_file(dir, &brokers)?;
-    eprintln!("embedded broker at {brokers}, topic {TOPIC} with {partitions} partitions; pipeline {}", file.display());
+    eprintln!(
+        "embedded broker at {brokers}, topic {TOPIC} with {partitions} partitions; pipeline {}",
+        file.display()
+    );
 
     let fed = Arc::new(AtomicU64::new(0));
     let feeder = {
@@ -63,20 +75,30 @@ fn run(records: u64, dir: &Path) -> anyhow::Result<Proof> {
         std::thread::spawn(move || {
             let events = Records::AdEvents(AdEvents::new(SEED).with_seq());
             // Spread over a few seconds, so that the pipeline is at work while the stream runs.
-            let options = FeedOptions { rate: Some((records / 4).max(1_000)), ..FeedOptions::default() };
-            feed(&brokers, TOPIC, partitions, events, 0..records, &options, |n| fed.store(n, Ordering::Relaxed))
+            let options = FeedOptions {
+                rate: Some((records / 4).max(1_000)),
+                ..FeedOptions::default()
+            };
+            feed(&brokers, TOPIC, partitions, events, 0..records, &options, |n| {
+                fed.store(n, Ordering::Relaxed)
+            })
         })
     };
     for (time, share) in [("first", 4), ("second", 2)] {
         let mut child = start(&file, false)?;
         let manifests = manifests(dir)?.len();
         let worked = wait(PATIENCE, || {
-            Ok(fed.load(Ordering::Relaxed) * share >= records && manifests_more(dir, manifests)?
-                || feeder.is_finished() && manifests_more(dir, manifests)?
-                || child.try_wait()?.is_some())
+            Ok(
+                fed.load(Ordering::Relaxed) * share >= records && manifests_more(dir, manifests)?
+                    || feeder.is_finished() && manifests_more(dir, manifests)?
+                    || child.try_wait()?.is_some(),
+            )
         })?;
         ensure!(worked, "the pipeline committed nothing in {} s", PATIENCE.as_secs());
-        ensure!(child.try_wait()?.is_none(), "the pipeline ended by itself; its log is above");
+        ensure!(
+            child.try_wait()?.is_none(),
+            "the pipeline ended by itself; its log is above"
+        );
         child.kill().context("SIGKILL")?;
         child.wait()?;
         eprintln!("killed the pipeline with SIGKILL for the {time} time");
@@ -101,7 +123,10 @@ fn pipeline_file(dir: &Path, brokers: &str) -> anyhow::Result<PathBuf> {
     let file = dir.join("quickstart.toml");
     for taken in ["checkpoint", "out"] {
         if dir.join(taken).exists() {
-            bail!("{} is there already: give --dir an empty folder", dir.join(taken).display());
+            bail!(
+                "{} is there already: give --dir an empty folder",
+                dir.join(taken).display()
+            );
         }
     }
     let text = format!(
@@ -161,7 +186,10 @@ fn manifests_more(dir: &Path, before: usize) -> anyhow::Result<bool> {
 }
 
 /// Waits for a condition; false where it did not come in time.
-#[expect(clippy::disallowed_methods, reason = "a person waits for a child process; no runtime is at hand")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a person waits for a child process; no runtime is at hand"
+)]
 fn wait(patience: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
     let begun = std::time::Instant::now();
     while begun.elapsed() < patience {
@@ -197,5 +225,10 @@ fn recount(dir: &Path, produced: u64) -> anyhow::Result<Proof> {
     }
     let lost = seen.iter().filter(|times| **times == 0).count() as u64;
     let duplicated = seen.iter().map(|times| u64::from(times.saturating_sub(1))).sum();
-    Ok(Proof { produced, in_sink, lost, duplicated })
+    Ok(Proof {
+        produced,
+        in_sink,
+        lost,
+        duplicated,
+    })
 }

@@ -8,15 +8,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::Failure;
 use crate::args::LogFormat;
 use crate::assemble;
 use crate::settings::Settings;
-use crate::Failure;
 
 /// Log lines go to standard error; standard output carries data only.
 pub(crate) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::new("info,rdkafka=warn,librdkafka=warn");
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false);
+    let lines = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .with_target(false);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).init(),
@@ -65,7 +68,10 @@ fn stop_on_signal() -> Result<watch::Receiver<bool>, Failure> {
     Ok(stopped)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a person asked twice; recovery takes any state")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a person asked twice; recovery takes any state"
+)]
 fn exit_at_once() -> ! {
     std::process::exit(1)
 }

@@ -22,7 +22,10 @@ pub struct ConsoleSink {
 impl ConsoleSink {
     /// A sink that prints at most `limit` rows per batch.
     pub fn new(name: impl Into<String>, limit: usize) -> Self {
-        Self { name: name.into(), limit }
+        Self {
+            name: name.into(),
+            limit,
+        }
     }
 }
 
@@ -49,7 +52,11 @@ struct Print {
 #[async_trait]
 impl Sink for ConsoleSink {
     fn identity(&self) -> SinkIdentity {
-        SinkIdentity { name: self.name.clone(), kind: "console".to_owned(), target: "standard output".to_owned() }
+        SinkIdentity {
+            name: self.name.clone(),
+            kind: "console".to_owned(),
+            target: "standard output".to_owned(),
+        }
     }
 
     fn exactly_once(&self) -> bool {
@@ -79,9 +86,20 @@ impl Sink for ConsoleSink {
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, _attempt: u32) -> Result<SinkBatch> {
         let shared = Arc::new(Mutex::new(Kept::default()));
         let writers = (0..slices)
-            .map(|_| -> Box<dyn SliceWriter> { Box::new(Writer { shared: Arc::clone(&shared), limit: self.limit }) })
+            .map(|_| -> Box<dyn SliceWriter> {
+                Box::new(Writer {
+                    shared: Arc::clone(&shared),
+                    limit: self.limit,
+                })
+            })
             .collect();
-        Ok(SinkBatch { writers, commit: Box::new(Print { batch: plan.batch_id, shared }) })
+        Ok(SinkBatch {
+            writers,
+            commit: Box::new(Print {
+                batch: plan.batch_id,
+                shared,
+            }),
+        })
     }
 }
 
@@ -112,10 +130,25 @@ impl BatchCommit for Print {
         let mut out = std::io::stdout().lock();
         let more = shared.rows.saturating_sub(shared.kept as u64);
         let printed = writeln!(out, "batch {}: {} rows", self.batch, shared.rows)
-            .and_then(|()| if shared.kept > 0 { writeln!(out, "{table}") } else { Ok(()) })
-            .and_then(|()| if more > 0 { writeln!(out, "… and {more} more") } else { Ok(()) })
+            .and_then(|()| {
+                if shared.kept > 0 {
+                    writeln!(out, "{table}")
+                } else {
+                    Ok(())
+                }
+            })
+            .and_then(|()| {
+                if more > 0 {
+                    writeln!(out, "… and {more} more")
+                } else {
+                    Ok(())
+                }
+            })
             .and_then(|()| out.flush());
         printed.map_err(|error| Error::with_source(Kind::Refused, "write to standard output", error))?;
-        Ok(Committed { rows: shared.rows, files: Vec::new() })
+        Ok(Committed {
+            rows: shared.rows,
+            files: Vec::new(),
+        })
     }
 }

@@ -68,11 +68,8 @@ mod armed {
 
     static ARMED: OnceLock<Armed> = OnceLock::new();
 
-    /// Arms the points of `spec` and the fault `sabotage`. Called once, by `main`.
-    ///
-    /// # Errors
-    /// A point or fault that does not exist, or a specification that can't be read.
-    pub fn arm(spec: &str, sabotage: Option<String>) -> Result<(), String> {
+    /// Arms the points of `spec` and the fault `sabotage`.
+    fn arm(spec: &str, sabotage: Option<String>) -> Result<(), String> {
         let points = spec
             .split(',')
             .filter(|one| !one.is_empty())
@@ -86,6 +83,15 @@ mod armed {
         ARMED
             .set(Armed { points, sabotage })
             .map_err(|_| "armed twice".to_owned())
+    }
+
+    /// Arms what the environment says: `TIDEMILL_FAILPOINTS` and `TIDEMILL_SABOTAGE`. Called once, where a process begins.
+    ///
+    /// # Errors
+    /// A point or fault that does not exist, or a specification that can't be read.
+    pub fn arm_from_env() -> Result<(), String> {
+        let points = std::env::var("TIDEMILL_FAILPOINTS").unwrap_or_default();
+        arm(&points, std::env::var("TIDEMILL_SABOTAGE").ok())
     }
 
     fn parse(one: &str) -> Result<Point, String> {
@@ -131,7 +137,16 @@ mod armed {
 }
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{arm, pass, sabotaged};
+pub use armed::{arm_from_env, pass, sabotaged};
+
+/// Arms nothing, without the feature.
+///
+/// # Errors
+/// None.
+#[cfg(not(feature = "fault-injection"))]
+pub fn arm_from_env() -> Result<(), String> {
+    Ok(())
+}
 
 /// Passes the point `name`: nothing, without the feature.
 #[cfg(not(feature = "fault-injection"))]

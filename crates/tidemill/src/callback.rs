@@ -36,7 +36,12 @@ pub(crate) struct CallbackSink {
 
 impl CallbackSink {
     pub(crate) fn new(app: String, name: String, source: String, callback: Box<dyn Callback>) -> Self {
-        Self { app, name, source, callback }
+        Self {
+            app,
+            name,
+            source,
+            callback,
+        }
     }
 }
 
@@ -52,7 +57,11 @@ fn offset_range(range: &RangePlan) -> OffsetRange {
 #[async_trait]
 impl Sink for CallbackSink {
     fn identity(&self) -> SinkIdentity {
-        SinkIdentity { name: self.name.clone(), kind: "callback".to_owned(), target: self.source.clone() }
+        SinkIdentity {
+            name: self.name.clone(),
+            kind: "callback".to_owned(),
+            target: self.source.clone(),
+        }
     }
 
     fn exactly_once(&self) -> bool {
@@ -106,13 +115,18 @@ struct Collected<T> {
 
 impl<T> Debug for Collected<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collected").field("rows", &self.rows.len()).finish_non_exhaustive()
+        f.debug_struct("Collected")
+            .field("rows", &self.rows.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl<T> Collected<T> {
     fn new(stage: &Stage<T>) -> Self {
-        Self { stage: Arc::clone(stage), rows: Vec::new() }
+        Self {
+            stage: Arc::clone(stage),
+            rows: Vec::new(),
+        }
     }
 
     fn take_in(&mut self, rows: &RecordBatch) -> Result<()> {
@@ -131,7 +145,10 @@ fn guarded(code: impl FnOnce() -> Result<(), String>) -> Result<()> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(text)) => Err(Error::new(Kind::UserCode, text)),
-        Err(panic) => Err(Error::new(Kind::UserCode, format!("the closure panicked: {}", panic_text(&*panic)))),
+        Err(panic) => Err(Error::new(
+            Kind::UserCode,
+            format!("the closure panicked: {}", panic_text(&*panic)),
+        )),
     }
 }
 
@@ -177,7 +194,9 @@ struct SliceRun<T> {
 
 impl<T> Debug for SliceRun<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SliceRun").field("task", &self.task).finish_non_exhaustive()
+        f.debug_struct("SliceRun")
+            .field("task", &self.task)
+            .finish_non_exhaustive()
     }
 }
 
@@ -203,7 +222,10 @@ impl<T: Send + 'static> Callback for PerSlice<T> {
                 })
             })
             .collect();
-        SinkBatch { writers, commit: Box::new(Nothing) }
+        SinkBatch {
+            writers,
+            commit: Box::new(Nothing),
+        }
     }
 }
 
@@ -230,7 +252,10 @@ struct Nothing;
 #[async_trait]
 impl BatchCommit for Nothing {
     async fn commit(self: Box<Self>, permit: &CommitPermit, _record: LedgerRecord) -> Result<Committed> {
-        Ok(Committed { rows: permit.records_in() - permit.skipped(), files: Vec::new() })
+        Ok(Committed {
+            rows: permit.records_in() - permit.skipped(),
+            files: Vec::new(),
+        })
     }
 }
 
@@ -263,7 +288,9 @@ struct SlicePart<T> {
 
 impl<T> Debug for SlicePart<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SlicePart").field("slice", &self.slice).finish_non_exhaustive()
+        f.debug_struct("SlicePart")
+            .field("slice", &self.slice)
+            .finish_non_exhaustive()
     }
 }
 
@@ -275,7 +302,9 @@ struct BatchRun<T> {
 
 impl<T> Debug for BatchRun<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BatchRun").field("batch", &self.batch).finish_non_exhaustive()
+        f.debug_struct("BatchRun")
+            .field("batch", &self.batch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -284,10 +313,21 @@ impl<T: Send + 'static> Callback for PerBatch<T> {
         let all: BySlice<T> = Arc::new(Mutex::new((0..slices).map(|_| Vec::new()).collect()));
         let writers = (0..slices)
             .map(|slice| -> Box<dyn SliceWriter> {
-                Box::new(SlicePart { collected: Collected::new(&self.stage), slice, all: Arc::clone(&all) })
+                Box::new(SlicePart {
+                    collected: Collected::new(&self.stage),
+                    slice,
+                    all: Arc::clone(&all),
+                })
             })
             .collect();
-        SinkBatch { writers, commit: Box::new(BatchRun { batch, all, callback: Arc::clone(&self.callback) }) }
+        SinkBatch {
+            writers,
+            commit: Box::new(BatchRun {
+                batch,
+                all,
+                callback: Arc::clone(&self.callback),
+            }),
+        }
     }
 }
 
@@ -311,6 +351,9 @@ impl<T: Send + 'static> BatchCommit for BatchRun<T> {
         let count = rows.len() as u64;
         let (batch, callback) = (self.batch, self.callback);
         blocking(move || guarded(|| callback(rows, &batch))).await?;
-        Ok(Committed { rows: count, files: Vec::new() })
+        Ok(Committed {
+            rows: count,
+            files: Vec::new(),
+        })
     }
 }

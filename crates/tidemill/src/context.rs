@@ -48,7 +48,13 @@ impl StreamingContext {
     pub fn builder(app: impl Into<String>, interval: Duration) -> Builder {
         let app = app.into();
         let checkpoint = PathBuf::from("checkpoint").join(&app);
-        Builder { app, interval, checkpoint, memory_limit: 1 << 30, until_caught_up: false }
+        Builder {
+            app,
+            interval,
+            checkpoint,
+            memory_limit: 1 << 30,
+            until_caught_up: false,
+        }
     }
 
     /// A direct stream: each Kafka partition is a slice of each batch.
@@ -57,7 +63,10 @@ impl StreamingContext {
     /// `Config` where no topic is named.
     pub fn kafka_direct_stream(&self, kafka: DirectKafka) -> Result<DStream<Record>> {
         if kafka.topics.is_empty() {
-            return Err(Error::new(Kind::Config, "a direct stream needs topics: DirectKafka::new(…).topics([\"events\"])"));
+            return Err(Error::new(
+                Kind::Config,
+                "a direct stream needs topics: DirectKafka::new(…).topics([\"events\"])",
+            ));
         }
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("stream_{}", sources.len());
@@ -76,7 +85,10 @@ impl StreamingContext {
         }
         let declared = std::mem::take(&mut *self.outputs.lock().unwrap_or_else(PoisonError::into_inner));
         if declared.is_empty() {
-            return Err(Error::new(Kind::Config, "no output: end a stream with foreach_batch or foreach_partition"));
+            return Err(Error::new(
+                Kind::Config,
+                "no output: end a stream with foreach_batch or foreach_partition",
+            ));
         }
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (settings, stopped) = (self.settings.clone(), self.stop.subscribe());
@@ -130,16 +142,19 @@ impl Builder {
     ///
     /// # Errors
     /// Those of `declare`, and `Config` where name or interval do not fit.
-    pub fn get_or_create(
-        self,
-        declare: impl FnOnce(&StreamingContext) -> Result<()>,
-    ) -> Result<StreamingContext> {
+    pub fn get_or_create(self, declare: impl FnOnce(&StreamingContext) -> Result<()>) -> Result<StreamingContext> {
         let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
         if self.app.is_empty() || self.app.len() > 63 || !self.app.bytes().all(fits) {
-            return Err(Error::new(Kind::Config, format!("name {:?}: must be 1 to 63 of a-z, 0-9 and \"-\"", self.app)));
+            return Err(Error::new(
+                Kind::Config,
+                format!("name {:?}: must be 1 to 63 of a-z, 0-9 and \"-\"", self.app),
+            ));
         }
         if self.interval < Duration::from_millis(5) {
-            return Err(Error::new(Kind::Config, format!("interval {:?}: must be 5 ms or more", self.interval)));
+            return Err(Error::new(
+                Kind::Config,
+                format!("interval {:?}: must be 5 ms or more", self.interval),
+            ));
         }
         let (stop, _) = watch::channel(false);
         let context = StreamingContext {
@@ -177,7 +192,11 @@ async fn run(
         shape.push_str(&format!("{name} {source}\n"));
         let template = Template::plan(&catalog, &name, &format!("SELECT {COLUMNS} FROM {source}")).await?;
         let sink = CallbackSink::new(settings.app.clone(), name.clone(), source, callback);
-        outputs.push(Output { name, template, sink: Box::new(sink) });
+        outputs.push(Output {
+            name,
+            template,
+            sink: Box::new(sink),
+        });
     }
     let driver_sources = sources
         .into_iter()
@@ -208,7 +227,11 @@ async fn run(
 fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
     let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.iter().cloned());
     config.group = Some(kafka.group.clone().unwrap_or_else(|| app.to_owned()));
-    config.isolation = if kafka.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    config.isolation = if kafka.read_committed {
+        Isolation::ReadCommitted
+    } else {
+        Isolation::ReadUncommitted
+    };
     Ok(SourceTable {
         name: name.to_owned(),
         source: Arc::new(KafkaSource::new(config)?),

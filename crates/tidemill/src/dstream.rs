@@ -30,13 +30,19 @@ pub struct DStream<T> {
 
 impl<T> Clone for DStream<T> {
     fn clone(&self) -> Self {
-        Self { source: self.source.clone(), stage: Arc::clone(&self.stage), outputs: Arc::clone(&self.outputs) }
+        Self {
+            source: self.source.clone(),
+            stage: Arc::clone(&self.stage),
+            outputs: Arc::clone(&self.outputs),
+        }
     }
 }
 
 impl<T> std::fmt::Debug for DStream<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DStream").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("DStream")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,13 +72,21 @@ impl<T> ExactSizeIterator for Rows<T> {}
 
 impl DStream<Record> {
     pub(crate) fn of_source(source: String, outputs: Outputs) -> Self {
-        Self { source, stage: Arc::new(|record, out| out(record)), outputs }
+        Self {
+            source,
+            stage: Arc::new(|record, out| out(record)),
+            outputs,
+        }
     }
 }
 
 impl<T: Send + 'static> DStream<T> {
     fn chained<U>(self, stage: Stage<U>) -> DStream<U> {
-        DStream { source: self.source, stage, outputs: self.outputs }
+        DStream {
+            source: self.source,
+            stage,
+            outputs: self.outputs,
+        }
     }
 
     /// One value for each value.
@@ -124,6 +138,10 @@ impl<T: Send + 'static> DStream<T> {
         let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
         // Outputs commit in the order of their names, which is that of construction.
         let name = format!("output-{:03}", outputs.len());
-        outputs.push(Declared { name, source: self.source, callback });
+        outputs.push(Declared {
+            name,
+            source: self.source,
+            callback,
+        });
     }
 }

@@ -42,6 +42,15 @@ pub use record::Record;
 pub use task::{BatchContext, OffsetRange, TaskContext};
 pub use tidemill_engine::error::{Error, Kind, Result};
 
+/// Arms the failpoints of `TIDEMILL_FAILPOINTS`; call it once, first thing in `main`, in builds for crash tests.
+///
+/// # Errors
+/// `Config` where a point does not exist.
+#[cfg(feature = "fault-injection")]
+pub fn arm_failpoints() -> Result<()> {
+    tidemill_engine::failpoint::arm_from_env().map_err(|error| Error::new(Kind::Config, error))
+}
+
 /// Everything a program names.
 pub mod prelude {
     pub use crate::{BatchContext, DStream, DirectKafka, Record, StreamingContext, TaskContext};

@@ -31,7 +31,11 @@ impl Block {
             topics: rows.column(0).as_string_view_opt().ok_or_else(bug)?.clone(),
             partitions: rows.column(1).as_primitive_opt::<Int32Type>().ok_or_else(bug)?.clone(),
             offsets: rows.column(2).as_primitive_opt::<Int64Type>().ok_or_else(bug)?.clone(),
-            timestamps: rows.column(3).as_primitive_opt::<TimestampMillisecondType>().ok_or_else(bug)?.clone(),
+            timestamps: rows
+                .column(3)
+                .as_primitive_opt::<TimestampMillisecondType>()
+                .ok_or_else(bug)?
+                .clone(),
             keys: rows.column(4).as_binary_view_opt().ok_or_else(bug)?.clone(),
             headers: rows.column(5).as_list_opt::<i32>().ok_or_else(bug)?.clone(),
             values: rows.column(6).as_binary_view_opt().ok_or_else(bug)?.clone(),
@@ -77,12 +81,19 @@ impl Record {
 
     /// The key, `None` where the record has none.
     pub fn key(&self) -> Option<&[u8]> {
-        self.block.keys.is_valid(self.row).then(|| self.block.keys.value(self.row))
+        self.block
+            .keys
+            .is_valid(self.row)
+            .then(|| self.block.keys.value(self.row))
     }
 
     /// The value; empty for a tombstone, see [`is_tombstone`](Self::is_tombstone).
     pub fn value(&self) -> &[u8] {
-        if self.is_tombstone() { &[] } else { self.block.values.value(self.row) }
+        if self.is_tombstone() {
+            &[]
+        } else {
+            self.block.values.value(self.row)
+        }
     }
 
     /// True where the record has no value.
@@ -97,7 +108,12 @@ impl Record {
         let keys: &StringArray = headers.column(0).as_string();
         let values: &BinaryArray = headers.column(1).as_binary();
         (0..headers.len())
-            .map(|at| (keys.value(at).to_owned(), values.is_valid(at).then(|| values.value(at).to_vec())))
+            .map(|at| {
+                (
+                    keys.value(at).to_owned(),
+                    values.is_valid(at).then(|| values.value(at).to_vec()),
+                )
+            })
             .collect()
     }
 }

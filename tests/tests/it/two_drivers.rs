@@ -171,3 +171,42 @@ fn a_relay_of_drivers_writes_a_table_once() {
 fn a_relay_of_drivers_writes_a_topic_once() {
     relay(Kind::Kafka);
 }
+
+/// Proves that these tests can fail: a successor that reads the ledger before it takes the fence misses what its frozen
+/// predecessor commits in between, and runs that batch again.
+#[test]
+fn a_ledger_read_before_the_fence_is_caught() {
+    let case = Case::new(Kind::Kafka, Input::small(), 200).expect("a pipeline");
+    let armed = "sink.before-commit=stop@2,sink.after-commit=stop@2";
+    let mut first = case
+        .pipeline
+        .start_to_end(&[("TIDEMILL_FAILPOINTS", armed)])
+        .expect("it starts");
+    assert!(
+        first.wait_frozen(LIMIT).expect("it lives"),
+        "the first driver did not freeze before its commit"
+    );
+    let env = [
+        ("TIDEMILL_FAILPOINTS", "epoch.before-claim=stop@1"),
+        ("TIDEMILL_SABOTAGE", "ledger-before-fence"),
+    ];
+    let mut second = case.pipeline.start_to_end(&env).expect("it starts");
+    assert!(
+        second.wait_frozen(LIMIT).expect("it lives"),
+        "the second driver did not freeze before its claim"
+    );
+    first.signal(Signal::CONT);
+    assert!(
+        first.wait_frozen(LIMIT).expect("it lives"),
+        "the first driver did not freeze after its commit"
+    );
+    first.kill().expect("it ends");
+    second.signal(Signal::CONT);
+    let second = second.wait(LIMIT).expect("it ends");
+    let verdict = case.judge().expect("the sink can be read");
+    assert!(
+        second.code() != Some(0) || verdict.duplicated > 0,
+        "not caught: {verdict}\n{}",
+        second.log_tail()
+    );
+}

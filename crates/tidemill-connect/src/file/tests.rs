@@ -1,3 +1,8 @@
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "a slice writes one run of rows or several"
+)]
+
 use std::collections::BTreeSet;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringViewArray, TimestampSecondArray};

@@ -25,6 +25,8 @@ use crate::sql::template::BatchRun;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Runs of a batch whose user code fails, the first included.
 const USER_CODE_RUNS_MAX: u32 = 4;
+/// Runs of a batch that lose their sink while the checkpoint knows no newer epoch.
+const FENCED_RUNS_MAX: u32 = 5;
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl Driver {
@@ -48,6 +50,8 @@ impl Driver {
                     return Ok(done);
                 }
                 Err(error) if error.is_transient() => error,
+                // By an older driver's last act, or by a newer driver: `settle` tells which.
+                Err(error) if error.kind() == Kind::Fenced && attempt < FENCED_RUNS_MAX => error,
                 Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,
                 Err(error) => return Err(in_batch(error, logged, &output.name)),
             };
@@ -65,6 +69,7 @@ impl Driver {
                     return Err(in_batch(error, logged, &output.name));
                 }
             }
+            self.checkpoint.look_for_newer(claim.epoch).await?;
             self.clock.sleep(jittered(wait)).await;
             wait = (wait * 2).min(RETRY_LAST);
             if let Some(done) = settle(output, &self.checkpoint, claim, logged).await? {
@@ -111,8 +116,7 @@ async fn settle(
     claim: &Claim,
     logged: &LoggedPlan,
 ) -> Result<Option<SinkCommit>> {
-    checkpoint.look_for_newer(claim.epoch).await?;
-    let ledger = match take(output, claim).await {
+    let ledger = match take(output, checkpoint, claim).await {
         Ok(ledger) => ledger,
         // Still down: the next attempt fails in the same way and says so.
         Err(error) if error.is_transient() => return Ok(None),

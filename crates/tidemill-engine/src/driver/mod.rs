@@ -26,6 +26,9 @@ use lag::LagClock;
 
 pub use recovery::Standing;
 
+/// How often an idle instance looks whether another one took over.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
 /// What the driver needs to know of one source beside reading it.
 #[derive(Debug)]
 pub struct DriverSource {
@@ -157,6 +160,7 @@ impl Driver {
         let total = self.lag_of(&running.positions, targets.as_ref());
         self.report_progress(total, total);
         let mut next_tick = self.clock.elapsed();
+        let mut looked = next_tick;
         loop {
             if *self.stop.borrow() {
                 break;
@@ -177,6 +181,11 @@ impl Driver {
             if !nothing || running.yields_without_input {
                 self.one_batch(&mut running, ranges, limits).await?;
                 self.report_progress(total, self.lag_of(&running.positions, targets.as_ref()));
+                looked = self.clock.elapsed();
+            } else if self.clock.elapsed() - looked >= IDLE_LOOK {
+                // Without batches nothing else would tell this instance that another one took over.
+                self.checkpoint.look_for_newer(running.claim.epoch).await?;
+                looked = self.clock.elapsed();
             }
         }
         Ok(running.summary)

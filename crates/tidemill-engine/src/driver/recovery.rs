@@ -11,7 +11,7 @@ use tidemill_core::start;
 
 use super::lag::LagClock;
 use super::{Driver, Output, Running, Summary, partition_bounds};
-use crate::checkpoint::{AppRecord, Contents};
+use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sink::{Claim, SinkInput, SinkState};
@@ -34,7 +34,8 @@ impl Driver {
         for source in &self.sources {
             source.source.ends(true).await?;
         }
-        self.inspect().await
+        let (standing, _) = self.acceptable().await?;
+        Ok(standing)
     }
 
     async fn inspect(&mut self) -> Result<Standing> {
@@ -68,25 +69,15 @@ impl Driver {
 
     /// Takes the application over and brings it to a settled batch.
     pub(super) async fn start(&mut self) -> Result<Running> {
-        let standing = self.inspect().await?;
         for source in &self.sources {
             source.source.ends(false).await?;
         }
-        let fresh = AppRecord {
-            app: self.settings.app.clone(),
-            app_uuid: uuid::Uuid::new_v4().to_string(),
-            created_ms: self.clock.now_ms(),
-        };
-        let app = standing.contents.app.clone().unwrap_or_else(|| fresh.clone());
-        for (name, state) in &standing.sinks {
-            self.refuse_foreign(&app, name, state)?;
-        }
-        let ledgers = standing
+        let (standing, app) = self.acceptable().await?;
+        let early: BTreeMap<String, Option<LedgerRecord>> = standing
             .sinks
             .iter()
             .map(|(name, state)| (name.clone(), state.ledger.clone()))
             .collect();
-        recover::decide(&self.facts(&app, &standing.contents, &ledgers)).map_err(refusal)?;
 
         let app = self.checkpoint.create(app).await?;
         let above = standing
@@ -114,19 +105,62 @@ impl Driver {
             "started"
         );
 
-        let early = if failpoint::sabotaged("ledger-before-fence") {
-            Some(ledgers)
-        } else {
-            None
-        };
         let mut read = BTreeMap::new();
         for output in &mut self.outputs {
-            read.insert(output.name.clone(), take(output, &claim).await?);
+            read.insert(output.name.clone(), take(output, &self.checkpoint, &claim).await?);
         }
         let contents = self.checkpoint.read().await?;
-        let ledgers = early.unwrap_or(read);
-        let decision = recover::decide(&self.facts(&app, &contents, &ledgers)).map_err(refusal)?;
+        let ledgers = if failpoint::sabotaged("ledger-before-fence") {
+            early
+        } else {
+            read
+        };
+        let decision = match recover::decide(&self.facts(&app, &contents, &ledgers)) {
+            Ok(decision) => decision,
+            Err(refused) => {
+                // A newer driver may have moved on between our fence and this reading.
+                self.checkpoint.look_for_newer(claim.epoch).await?;
+                return Err(refusal(refused));
+            }
+        };
         self.recovered(claim, contents, decision).await
+    }
+
+    /// Reads checkpoint and sinks, and refuses what must be refused before anything is touched. Another driver may be at
+    /// work meanwhile, so that what was read first no longer fits what was read last: a refusal counts when two readings
+    /// in a row give it.
+    async fn acceptable(&mut self) -> Result<(Standing, AppRecord)> {
+        let mut before: Option<String> = None;
+        loop {
+            let standing = self.inspect().await?;
+            let app = standing.contents.app.clone().unwrap_or_else(|| AppRecord {
+                app: self.settings.app.clone(),
+                app_uuid: uuid::Uuid::new_v4().to_string(),
+                created_ms: self.clock.now_ms(),
+            });
+            let Err(error) = self.accept(&standing, &app) else {
+                return Ok((standing, app));
+            };
+            // A first start draws another uuid each time: the message without it tells whether anything changed.
+            let text = error.to_string().replace(&app.app_uuid, "");
+            if before.as_ref() == Some(&text) {
+                return Err(error);
+            }
+            before = Some(text);
+        }
+    }
+
+    fn accept(&self, standing: &Standing, app: &AppRecord) -> Result<()> {
+        for (name, state) in &standing.sinks {
+            self.refuse_foreign(app, name, state)?;
+        }
+        let ledgers = standing
+            .sinks
+            .iter()
+            .map(|(name, state)| (name.clone(), state.ledger.clone()))
+            .collect();
+        recover::decide(&self.facts(app, &standing.contents, &ledgers)).map_err(refusal)?;
+        Ok(())
     }
 
     fn refuse_foreign(&self, app: &AppRecord, name: &str, state: &SinkState) -> Result<()> {
@@ -279,12 +313,38 @@ impl Driver {
     }
 }
 
-/// Fences a sink and reads its ledger after that.
-pub(super) async fn take(output: &mut Output, claim: &Claim) -> Result<Option<LedgerRecord>> {
-    failpoint::pass("sink.before-fence");
-    output.sink.fence(claim).await?;
-    failpoint::pass("sink.after-fence");
-    output.sink.ledger().await
+/// How often a sink is taken back from an older driver whose last act came late.
+const TAKE_BACKS_MAX: u32 = 5;
+
+/// Fences a sink and reads its ledger after that. A sink that fences us while the checkpoint knows no newer epoch was
+/// taken by an older driver in its last act: it is taken back (X22).
+pub(super) async fn take(output: &mut Output, checkpoint: &Checkpoint, claim: &Claim) -> Result<Option<LedgerRecord>> {
+    let mut back = 0;
+    loop {
+        failpoint::pass("sink.before-fence");
+        checkpoint.look_for_newer(claim.epoch).await?;
+        let fenced = match output.sink.fence(claim).await {
+            Ok(()) => {
+                failpoint::pass("sink.after-fence");
+                match output.sink.ledger().await {
+                    Err(error) if error.kind() == Kind::Fenced => error,
+                    read => return read,
+                }
+            }
+            Err(error) if error.kind() == Kind::Fenced => error,
+            Err(error) => return Err(error),
+        };
+        checkpoint.look_for_newer(claim.epoch).await?;
+        back += 1;
+        if back > TAKE_BACKS_MAX {
+            return Err(fenced);
+        }
+        tracing::warn!(
+            sink = output.name,
+            error = fenced.chain(),
+            "taking the sink back from an older instance"
+        );
+    }
 }
 
 /// The ledger record of a plan for a sink.

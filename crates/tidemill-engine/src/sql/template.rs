@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use tidemill_core::plan::{BatchPlan, RangePlan};
 
 use super::functions::{BatchCell, functions};
+use super::octet_length::octet_length;
 use super::read::{ReadRangesExec, ScanRun};
 use super::table::{MetadataColumn, QueriedTable, SourceTable};
 use crate::error::{Error, Kind, Result};
@@ -189,6 +190,7 @@ fn session(catalog: &Catalog, cell: &Arc<BatchCell>) -> Result<SessionContext> {
         .build_arc()
         .map_err(|error| Error::with_source(Kind::Refused, "start the query engine", error))?;
     let session = SessionContext::new_with_config_rt(config, runtime);
+    session.register_udf(octet_length());
     for function in functions(cell) {
         session.register_udf(function);
     }

@@ -19,6 +19,16 @@ pub(super) struct FailedDelivery {
     pub(super) error: KafkaError,
 }
 
+impl FailedDelivery {
+    /// True where the record was only thrown away after another had failed.
+    pub(super) fn is_consequence(&self) -> bool {
+        matches!(
+            self.error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+        )
+    }
+}
+
 /// Listens to one client.
 #[derive(Debug)]
 pub(super) struct Observer {
@@ -104,12 +114,15 @@ impl ProducerContext for Observer {
                 .first_failure
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            first.get_or_insert_with(|| FailedDelivery {
-                topic: message.topic().to_owned(),
-                partition: message.partition(),
-                bytes: message.key_len() + message.payload_len(),
-                error: error.clone(),
-            });
+            // What is purged fails because something else did: that is the failure to tell.
+            if first.as_ref().is_none_or(FailedDelivery::is_consequence) {
+                *first = Some(FailedDelivery {
+                    topic: message.topic().to_owned(),
+                    partition: message.partition(),
+                    bytes: message.key_len() + message.payload_len(),
+                    error: error.clone(),
+                });
+            }
         }
     }
 }

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::KafkaSinkConfig;
 use super::messages::Messages;
-use super::observer::Observer;
-use crate::client_error::client_error;
+use super::observer::{FailedDelivery, Observer};
+use crate::client_error::{client_error, kind_of};
 
 /// How many encoded buffers wait for the producer at most.
 const QUEUED_BUFFERS_MAX: usize = 4;
@@ -27,6 +27,8 @@ const QUEUED_BUFFERS_MAX: usize = 4;
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a full producer is served before it is tried again.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long the cause is waited for when its consequences are known.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// How often a wait is named in the log.
 const NAME_WAIT_EVERY: Duration = Duration::from_secs(10);
 
@@ -335,13 +337,7 @@ impl Thread {
     fn check_deliveries(&self) -> Result<()> {
         match self.producer.context().first_failure() {
             None => Ok(()),
-            Some(failed) => {
-                let what = format!(
-                    "writing a record of {} bytes to {}/{}",
-                    failed.bytes, failed.topic, failed.partition
-                );
-                Err(self.error(&what, failed.error))
-            }
+            Some(failed) => Err(self.error("writing", failed.error)),
         }
     }
 
@@ -371,27 +367,40 @@ impl Thread {
         )
     }
 
-    /// The error of `what`, with the fatal error behind it where there is one.
+    /// The error of `what`: the failed delivery or fatal error behind it, where there is one.
     fn error(&self, what: &str, error: KafkaError) -> Error {
         // The coordinator ends a transaction that is too old by raising the epoch: to the producer that looks like a fence.
         if self.timed_out() {
             return self.too_slow(what);
         }
-        serve(&self.producer);
         let what = format!("sink {}: {what}", self.target.sink);
-        if let Some(failed) = self.producer.context().first_failure()
-            && !what.contains(&failed.topic)
-        {
+        let failed = self.failed_delivery();
+        if let Some(failed) = failed.as_ref().filter(|failed| !failed.is_consequence()) {
             let what = format!(
                 "{what}: a record of {} bytes for {}/{}",
                 failed.bytes, failed.topic, failed.partition
             );
-            return client_error(what, failed.error);
+            return client_error(what, failed.error.clone());
         }
         if let Some((code, reason)) = self.producer.client().fatal_error() {
-            return Error::new(crate::client_error::kind_of(code), format!("{what}: {reason}"));
+            return Error::new(kind_of(code), format!("{what}: {reason}"));
         }
         client_error(what, error)
+    }
+
+    /// The first record that failed, by its own fault where the report of that one comes soon: those of records that
+    /// were thrown away because of it may come before.
+    fn failed_delivery(&self) -> Option<FailedDelivery> {
+        let deadline = Instant::now() + CAUSE_WAIT;
+        loop {
+            serve(&self.producer);
+            let failed = self.producer.context().first_failure()?;
+            if !failed.is_consequence() || self.producer.client().fatal_error().is_some() || Instant::now() >= deadline
+            {
+                return Some(failed);
+            }
+            self.producer.poll(FULL_WAIT);
+        }
     }
 
     fn bug(&self, what: &str) -> Error {
@@ -404,5 +413,102 @@ fn serve(producer: &BaseProducer<Observer>) {
     // One call without a wait serves at most one event; more than these few only come from a client in trouble.
     for _ in 0..64 {
         producer.poll(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use tidemill_core::plan::{BatchPlan, LimitsInForce};
+    use tidemill_core::position::Positions;
+
+    use super::*;
+
+    fn record(batch_id: u64) -> LedgerRecord {
+        let plan = BatchPlan {
+            app: "app".to_owned(),
+            app_uuid: "uuid".to_owned(),
+            epoch: 1,
+            incarnation: "one".to_owned(),
+            batch_id,
+            batch_time_ms: 0,
+            seed: 0,
+            reduce_slices: 1,
+            before: Positions::default(),
+            ranges: Vec::new(),
+            sinks: Vec::new(),
+            limits: LimitsInForce::default(),
+            pipeline_hash: String::new(),
+        };
+        LedgerRecord {
+            app: "app".to_owned(),
+            app_uuid: "uuid".to_owned(),
+            sink: "out".to_owned(),
+            batch_id,
+            birth: false,
+            epoch: 1,
+            incarnation: "one".to_owned(),
+            plan_hash: String::new(),
+            plan,
+            positions: Positions::default(),
+            rows: 0,
+        }
+    }
+
+    fn start() -> (MockCluster<'static, DefaultProducerContext>, Transactions) {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["t", "tidemill-ledger-app"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let config = KafkaSinkConfig::new(cluster.bootstrap_servers(), "t");
+        let target = Target {
+            sink: "out".to_owned(),
+            topic: "t".to_owned(),
+            ledger_topic: "tidemill-ledger-app".to_owned(),
+            transactional_id: "tidemill-app-out".to_owned(),
+        };
+        let producer = Transactions::start(&config, target, Duration::from_secs(60)).unwrap();
+        (cluster, producer)
+    }
+
+    #[tokio::test]
+    async fn x24_a_success_during_which_a_connection_was_lost_spends_the_producer() {
+        let (cluster, producer) = start();
+        assert_eq!(producer.commit(1, record(1)).await.unwrap(), 0);
+        assert!(!producer.is_spent(), "a plain success leaves it fit");
+        // The broker closes the connection instead of answering; the client asks again by itself and succeeds.
+        cluster.request_errors(RDKafkaApiKey::EndTxn, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT]);
+        producer.commit(2, record(2)).await.unwrap();
+        assert!(producer.is_spent());
+        let error = producer.commit(3, record(3)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn x22_a_fence_at_the_end_of_a_transaction_is_told_as_one() {
+        let (cluster, producer) = start();
+        cluster.request_errors(
+            RDKafkaApiKey::EndTxn,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED],
+        );
+        let error = producer.commit(1, record(1)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Fenced, "{}", error.chain());
+        assert!(producer.is_spent());
+        let again = producer.commit(2, record(2)).await.unwrap_err();
+        assert_eq!(again.kind(), Kind::Fenced, "the first failure stands");
+    }
+
+    #[tokio::test]
+    async fn rows_without_the_right_to_write_are_refused() {
+        let (cluster, producer) = start();
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 5],
+        );
+        let error = producer.commit(1, record(1)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
+        assert!(error.chain().contains("tidemill-ledger-app/0"), "{}", error.chain());
     }
 }

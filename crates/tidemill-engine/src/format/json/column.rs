@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 
 use super::fault::Why;
 use super::moment;
-use super::number::{Integer, Rest, integer, number_end, scaled};
+use super::number::{Integer, Rest, integer, number_end, scaled, short_integer};
 use super::scan::value_end;
 use super::string::{JsonString, unescape};
 use super::views::Views;
@@ -359,12 +359,22 @@ fn boolean(bytes: &[u8], at: usize) -> Result<(bool, usize), Why> {
 }
 
 #[inline(always)]
-fn read_integer<T: TryFrom<i128>>(values: &mut Vec<T>, bytes: &[u8], at: usize) -> Result<usize, Why> {
-    match integer(bytes, at) {
-        Integer::Value(value, end) => {
-            values.push(T::try_from(value).map_err(|_| Why::Range)?);
-            Ok(end)
+fn read_integer<T: TryFrom<i64> + TryFrom<i128>>(values: &mut Vec<T>, bytes: &[u8], at: usize) -> Result<usize, Why> {
+    let (value, end) = match short_integer(bytes, at) {
+        Some((value, end)) => (T::try_from(value).ok(), end),
+        None => {
+            let (value, end) = long_integer(bytes, at)?;
+            (T::try_from(value).ok(), end)
         }
+    };
+    values.push(value.ok_or(Why::Range)?);
+    Ok(end)
+}
+
+#[cold]
+fn long_integer(bytes: &[u8], at: usize) -> Result<(i128, usize), Why> {
+    match integer(bytes, at) {
+        Integer::Value(value, end) => Ok((value, end)),
         Integer::NoNumber => Err(Why::Type),
         Integer::NotRepresentable => Err(Why::Range),
     }
@@ -407,19 +417,18 @@ fn timestamp(bytes: &[u8], at: usize, unit: TimeUnit, scratch: &mut Vec<u8>) -> 
     if bytes.get(at) == Some(&b'"') {
         return timestamp_text(bytes, at, unit, scratch);
     }
-    match integer(bytes, at) {
-        Integer::Value(millis, end) => {
-            let value = match unit {
-                TimeUnit::Second => millis.div_euclid(1000),
-                TimeUnit::Millisecond => millis,
-                TimeUnit::Microsecond => millis.saturating_mul(1000),
-                TimeUnit::Nanosecond => millis.saturating_mul(1_000_000),
-            };
-            Ok((i64::try_from(value).map_err(|_| Why::Range)?, end))
-        }
-        Integer::NoNumber => Err(Why::Type),
-        Integer::NotRepresentable => Err(Why::Range),
-    }
+    let (millis, end) = match short_integer(bytes, at) {
+        Some((millis, end)) if unit == TimeUnit::Millisecond => return Ok((millis, end)),
+        Some((millis, end)) => (i128::from(millis), end),
+        None => long_integer(bytes, at)?,
+    };
+    let value = match unit {
+        TimeUnit::Second => millis.div_euclid(1000),
+        TimeUnit::Millisecond => millis,
+        TimeUnit::Microsecond => millis.saturating_mul(1000),
+        TimeUnit::Nanosecond => millis.saturating_mul(1_000_000),
+    };
+    Ok((i64::try_from(value).map_err(|_| Why::Range)?, end))
 }
 
 fn timestamp_text(bytes: &[u8], at: usize, unit: TimeUnit, scratch: &mut Vec<u8>) -> Result<(i64, usize), Why> {

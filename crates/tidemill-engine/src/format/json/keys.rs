@@ -39,6 +39,9 @@ pub(super) struct Keys {
 struct Known {
     /// `"name":`, as records spell it.
     spelled: Box<[u8]>,
+    /// Its first sixteen bytes, and which of them count: most names are told by one comparison.
+    head: u128,
+    head_mask: u128,
     column: usize,
     next: KeyId,
 }
@@ -56,11 +59,7 @@ impl Keys {
     /// Knows nothing yet but the names of the wanted columns.
     pub(super) fn new<'a>(wanted: impl Iterator<Item = &'a str>) -> Self {
         // The places of START and UNKNOWN; nothing is ever followed by them.
-        let nameless = || Known {
-            spelled: Box::default(),
-            column: Self::UNWANTED,
-            next: Self::NONE,
-        };
+        let nameless = || Known::new(Box::default(), Self::UNWANTED);
         Self {
             known: vec![nameless(), nameless()],
             by_spelling: HashMap::new(),
@@ -72,24 +71,27 @@ impl Keys {
         }
     }
 
-    /// The field name at `at`, guessing from the one before it.
+    /// The field name at `at`, if it is the one that followed `before` the last time.
     #[inline(always)]
-    pub(super) fn read(&mut self, before: KeyId, bytes: &[u8], at: usize) -> Result<Key, Fault> {
+    pub(super) fn guess(&self, before: KeyId, bytes: &[u8], at: usize) -> Option<Key> {
         let id = self.known[before].next;
-        if let Some(guess) = self.known.get(id)
-            && bytes[at..].starts_with(&guess.spelled)
-        {
-            return Ok(Key {
-                id,
-                column: guess.column,
-                end: at + guess.spelled.len(),
-            });
-        }
-        self.look_up(before, bytes, at)
+        let guess = self.known.get(id)?;
+        let rest = bytes.get(at..)?;
+        let spelled = &guess.spelled;
+        let right = match rest.first_chunk() {
+            Some(chunk) if spelled.len() <= 16 => (u128::from_le_bytes(*chunk) ^ guess.head) & guess.head_mask == 0,
+            _ => rest.starts_with(spelled),
+        };
+        right.then_some(Key {
+            id,
+            column: guess.column,
+            end: at + spelled.len(),
+        })
     }
 
+    /// The field name at `at`, which is not the one guessed.
     #[cold]
-    fn look_up(&mut self, before: KeyId, bytes: &[u8], at: usize) -> Result<Key, Fault> {
+    pub(super) fn look_up(&mut self, before: KeyId, bytes: &[u8], at: usize) -> Result<Key, Fault> {
         let fault = |wanted| Fault::Record { wanted, at };
         if bytes.get(at) != Some(&b'"') {
             return Err(fault("a field name"));
@@ -122,14 +124,29 @@ impl Keys {
         }
         let id = self.known.len();
         let spelled = [b"\"", string.raw, b"\":"].concat().into_boxed_slice();
-        self.known.push(Known {
-            spelled,
-            column,
-            next: Self::NONE,
-        });
+        self.known.push(Known::new(spelled, column));
         self.by_spelling.insert(Box::from(string.raw), id);
         self.known[before].next = id;
         Ok(Key { id, column, end })
+    }
+}
+
+impl Known {
+    fn new(spelled: Box<[u8]>, column: usize) -> Self {
+        let mut head = [0; 16];
+        let mut mask = [0; 16];
+        for (index, byte) in spelled.iter().take(16).enumerate() {
+            head[index] = *byte;
+            mask[index] = 0xFF;
+        }
+        let (head, head_mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
+        Self {
+            spelled,
+            head,
+            head_mask,
+            column,
+            next: Keys::NONE,
+        }
     }
 }
 
@@ -137,11 +154,18 @@ impl Keys {
 mod tests {
     use super::*;
 
+    fn read(keys: &mut Keys, before: KeyId, bytes: &[u8]) -> Result<Key, Fault> {
+        match keys.guess(before, bytes, 0) {
+            Some(key) => Ok(key),
+            None => keys.look_up(before, bytes, 0),
+        }
+    }
+
     fn names(keys: &mut Keys, record: &str) -> Vec<usize> {
         let mut before = Keys::START;
         let mut columns = Vec::new();
         for part in record.split(',') {
-            let key = keys.read(before, part.as_bytes(), 0).unwrap();
+            let key = read(keys, before, part.as_bytes()).unwrap();
             before = key.id;
             columns.push(key.column);
         }
@@ -179,7 +203,7 @@ mod tests {
     fn what_is_no_name_is_refused() {
         let mut keys = Keys::new(["a"].into_iter());
         for text in ["", "a", "1", "\"a", "\"a\"", "\"a\",", "\"\\x\":", "\0", "\0\0"] {
-            assert!(keys.read(Keys::START, text.as_bytes(), 0).is_err(), "{text:?}");
+            assert!(read(&mut keys, Keys::START, text.as_bytes()).is_err(), "{text:?}");
         }
     }
 }

@@ -169,7 +169,10 @@ impl JsonDecoder {
         }
         let mut key = Keys::START;
         loop {
-            let found = self.keys.read(key, bytes, at)?;
+            let found = match self.keys.guess(key, bytes, at) {
+                Some(found) => found,
+                None => self.keys.look_up(key, bytes, at)?,
+            };
             key = found.id;
             at = skip_space(bytes, found.end);
             match self.columns.get_mut(found.column) {

@@ -44,13 +44,13 @@ pub(super) enum Integer {
     NotRepresentable,
 }
 
-/// Reads the number at `at`. `1.0` and `1e3` are integral numbers too.
+/// The number at `at` where it is written as up to 18 digits and perhaps a sign, as nearly all are.
 #[inline(always)]
-pub(super) fn integer(bytes: &[u8], at: usize) -> Integer {
+pub(super) fn short_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
     let negative = bytes.get(at) == Some(&b'-');
     let first = at + usize::from(negative);
     let mut end = first;
-    let mut magnitude = 0u64;
+    let mut magnitude = 0;
     if let Some(value) = bytes
         .get(end..)
         .and_then(|rest| rest.first_chunk())
@@ -61,21 +61,21 @@ pub(super) fn integer(bytes: &[u8], at: usize) -> Integer {
     }
     while let Some(byte) = bytes.get(end)
         && byte.is_ascii_digit()
-        && end - first < 19
     {
-        magnitude = magnitude * 10 + u64::from(byte - b'0');
+        if end - first == 18 {
+            return None;
+        }
+        magnitude = magnitude * 10 + i64::from(byte - b'0');
         end += 1;
     }
-    let leads_with_zero = end - first > 1 && bytes[first] == b'0';
-    if end == first || leads_with_zero || matches!(bytes.get(end), Some(b'0'..=b'9' | b'.' | b'e' | b'E')) {
-        return unusual_integer(bytes, at);
+    if end == first || matches!(bytes.get(end), Some(b'.' | b'e' | b'E')) || (bytes[first] == b'0' && end - first > 1) {
+        return None;
     }
-    let value = i128::from(magnitude);
-    Integer::Value(if negative { -value } else { value }, end)
+    Some((if negative { -magnitude } else { magnitude }, end))
 }
 
-#[cold]
-fn unusual_integer(bytes: &[u8], at: usize) -> Integer {
+/// Reads the number at `at`. `1.0` and `1e3` are integral numbers too.
+pub(super) fn integer(bytes: &[u8], at: usize) -> Integer {
     match number_end(bytes, at) {
         None => Integer::NoNumber,
         Some((end, _)) => match scaled(&bytes[at..end], 0, Rest::Refuse) {
@@ -87,7 +87,7 @@ fn unusual_integer(bytes: &[u8], at: usize) -> Integer {
 
 /// The value of eight digits, if they are that.
 #[inline(always)]
-fn eight_digits(chunk: &[u8; 8]) -> Option<u64> {
+fn eight_digits(chunk: &[u8; 8]) -> Option<i64> {
     let word = u64::from_le_bytes(*chunk);
     let digits = word ^ 0x3030_3030_3030_3030;
     // A byte is a digit if it is below 10 now: neither it nor it plus 0x76 has its high bit set.
@@ -96,7 +96,7 @@ fn eight_digits(chunk: &[u8; 8]) -> Option<u64> {
     }
     let pairs = (digits.wrapping_mul(10)).wrapping_add(digits >> 8) & 0x00FF_00FF_00FF_00FF;
     let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
-    Some(fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF)
+    Some((fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF) as i64)
 }
 
 /// What to do with digits beyond the scale.
@@ -166,8 +166,13 @@ mod tests {
 
     use super::*;
 
+    /// Both ways, which must agree where the short one has an answer.
     fn read(text: &str) -> Integer {
-        integer(text.as_bytes(), 0)
+        let found = integer(text.as_bytes(), 0);
+        if let Some((value, end)) = short_integer(text.as_bytes(), 0) {
+            assert_eq!(found, Integer::Value(i128::from(value), end), "{text}");
+        }
+        found
     }
 
     #[test]
@@ -251,16 +256,19 @@ mod tests {
         fn every_i64_is_read_back(value: i64) {
             let text = value.to_string();
             prop_assert_eq!(read(&text), Integer::Value(i128::from(value), text.len()));
+            let short = value / 1000;
+            prop_assert_eq!(short_integer(format!("{short},").as_bytes(), 0), Some((short, short.to_string().len())));
         }
 
         #[test]
-        fn eight_digits_are_digits(chunk: [u8; 8]) {
+        fn eight_digits_are_digits(bytes in prop::collection::vec(prop::sample::select(&b"0123456789/:\xb0\x10"[..]), 8)) {
+            let chunk: [u8; 8] = bytes.try_into().unwrap();
             let plain = std::str::from_utf8(&chunk).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
             prop_assert_eq!(eight_digits(&chunk), plain.map(|text| text.parse().unwrap()));
         }
 
         #[test]
-        fn eight_digits_that_are_digits(value in 0u64..100_000_000) {
+        fn eight_digits_that_are_digits(value in 0i64..100_000_000) {
             let text = format!("{value:08}");
             prop_assert_eq!(eight_digits(text.as_bytes().first_chunk().unwrap()), Some(value));
         }

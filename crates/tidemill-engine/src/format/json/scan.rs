@@ -1,18 +1,26 @@
-//! Finding where things end in JSON text, eight bytes at a time, without judging more than that.
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
+//! Finding where things end in JSON text, sixteen bytes at a time, without judging more than that.
 
 /// Where a string ends, and what stands in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StringEnd {
-    /// Index of the closing quote.
+    /// Index of the closing quote; `usize::MAX` where there is none.
     pub(super) close: usize,
     /// True where a backslash stands in it.
     pub(super) escaped: bool,
     /// True where every byte is ASCII.
     pub(super) ascii: bool,
 }
+
+/// What some bytes hold, a bit for each; the first byte is the lowest bit.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    /// Quotes and backslashes, right up to the first of them.
+    ends: u32,
+    /// Bytes beyond ASCII.
+    high: u32,
+}
+
+const STEP: usize = 16;
 
 /// The first index from `at` that holds no white space.
 #[inline(always)]
@@ -30,71 +38,132 @@ fn skip_spaces(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The high bit of the first byte in `word` that equals `byte`, and maybe of later ones; 0 where none does.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn first_equal(word: u64, byte: u8) -> u64 {
-    let zero_where_equal = word ^ (ONES * u64::from(byte));
-    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal & HIGHS
+#[expect(
+    unsafe_code,
+    reason = "the portable way takes a multiple of the instructions on the hottest path there is"
+)]
+fn marks(chunk: &[u8; STEP]) -> Marks {
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8};
+    // SAFETY: every x86_64 has SSE2; the load needs no alignment and reads the 16 bytes of the array.
+    let (ends, high) = unsafe {
+        let text = _mm_loadu_si128(chunk.as_ptr().cast());
+        let quotes = _mm_cmpeq_epi8(text, _mm_set1_epi8(b'"'.cast_signed()));
+        let backslashes = _mm_cmpeq_epi8(text, _mm_set1_epi8(b'\\'.cast_signed()));
+        (
+            _mm_movemask_epi8(_mm_or_si128(quotes, backslashes)),
+            _mm_movemask_epi8(text),
+        )
+    };
+    Marks {
+        ends: ends.cast_unsigned(),
+        high: high.cast_unsigned(),
+    }
 }
 
-/// Eight bytes from `at`; zeros stand for what lies beyond the end. `at` is at most the length.
+#[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u64 {
-    match bytes[at..].first_chunk::<8>() {
-        Some(chunk) => u64::from_le_bytes(*chunk),
-        None => last_word(bytes, at),
+fn marks(chunk: &[u8; STEP]) -> Marks {
+    portable_marks(chunk)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn portable_marks(chunk: &[u8; STEP]) -> Marks {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // The high bit of the first byte that equals `byte`, and maybe of later ones.
+    let equal = |word: u64, byte: u8| {
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
+        zero_where_equal.wrapping_sub(ONES) & !zero_where_equal & HIGHS
+    };
+    let gather = |highs: u64| ((highs >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
+    let whole = u128::from_le_bytes(*chunk);
+    let (low, high) = (whole as u64, (whole >> 64) as u64);
+    let ends = |word| gather(equal(word, b'"') | equal(word, b'\\'));
+    Marks {
+        ends: ends(low) | ends(high) << 8,
+        high: gather(low & HIGHS) | gather(high & HIGHS) << 8,
+    }
+}
+
+/// The marks of up to sixteen bytes from `at`, which is below the length; none for what lies beyond the end.
+#[inline(always)]
+fn marks_from(bytes: &[u8], at: usize) -> Marks {
+    match bytes[at..].first_chunk() {
+        Some(chunk) => marks(chunk),
+        None => last_marks(bytes, at),
     }
 }
 
 #[inline(always)]
-fn last_word(bytes: &[u8], at: usize) -> u64 {
-    let missing = at + 8 - bytes.len();
-    match bytes.last_chunk::<8>() {
-        // An overlapping load, moved down; in two steps, since a shift by the whole width is not one.
-        Some(chunk) => u64::from_le_bytes(*chunk) >> (4 * missing) >> (4 * missing),
-        None => {
-            let mut chunk = [0; 8];
-            chunk[..bytes.len() - at].copy_from_slice(&bytes[at..]);
-            u64::from_le_bytes(chunk)
+fn last_marks(bytes: &[u8], at: usize) -> Marks {
+    match bytes.last_chunk() {
+        // An overlapping look, moved down.
+        Some(chunk) => {
+            let before = at + STEP - bytes.len();
+            let Marks { ends, high } = marks(chunk);
+            // The portable marks are right only up to the first of the whole chunk: what is moved out may hide it.
+            if cfg!(target_arch = "x86_64") || ends & ((1 << before) - 1) == 0 {
+                return Marks {
+                    ends: ends >> before,
+                    high: high >> before,
+                };
+            }
+            padded_marks(&bytes[at..])
         }
+        None => padded_marks(&bytes[at..]),
     }
 }
 
-/// Finds the end of the string whose first byte, after the opening quote, is at `start`. Escapes are stepped over, not judged.
+fn padded_marks(rest: &[u8]) -> Marks {
+    let mut chunk = [0; STEP];
+    chunk[..rest.len()].copy_from_slice(rest);
+    marks(&chunk)
+}
+
+/// Finds the end of the string whose first byte, after the opening quote, is at `start`. Escapes are stepped over, not
+/// judged. `close` is `usize::MAX` where the string does not end.
 #[inline(always)]
-pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<StringEnd> {
+pub(super) fn string_end(bytes: &[u8], start: usize) -> StringEnd {
     let mut at = start;
     let mut high = 0;
     let mut escaped = false;
     while at < bytes.len() {
-        let word = word(bytes, at);
-        let marks = first_equal(word, b'"') | first_equal(word, b'\\');
-        if marks == 0 {
-            high |= word;
-            at += 8;
+        let marks = marks_from(bytes, at);
+        if marks.ends == 0 {
+            high |= marks.high;
+            at += STEP;
             continue;
         }
-        let before = marks.trailing_zeros() & !7;
-        high |= word & ((1 << before) - 1);
-        at += before as usize / 8;
+        let before = marks.ends.trailing_zeros();
+        high |= marks.high & ((1 << before) - 1);
+        at += before as usize;
         if bytes[at] == b'"' {
-            return Some(StringEnd {
+            return StringEnd {
                 close: at,
                 escaped,
-                ascii: high & HIGHS == 0,
-            });
+                ascii: high == 0,
+            };
         }
         escaped = true;
         at += 2;
     }
-    None
+    StringEnd {
+        close: usize::MAX,
+        escaped,
+        ascii: high == 0,
+    }
 }
 
 /// Finds the end of any value that begins at `at`: the index after it. Brackets are counted, nothing else is looked at.
 #[inline(always)]
 pub(super) fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
     match bytes.get(at)? {
-        b'"' => string_end(bytes, at + 1).map(|end| end.close + 1),
+        b'"' => match string_end(bytes, at + 1).close {
+            usize::MAX => None,
+            close => Some(close + 1),
+        },
         b'{' | b'[' => nested_end(bytes, at),
         _ => {
             let length = bytes[at..].iter().take_while(|byte| is_literal(**byte)).count();
@@ -108,7 +177,7 @@ fn nested_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
         match bytes.get(at)? {
-            b'"' => at = string_end(bytes, at + 1)?.close,
+            b'"' => at = string_end(bytes, at + 1).close,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth -= 1;
@@ -118,7 +187,8 @@ fn nested_end(bytes: &[u8], mut at: usize) -> Option<usize> {
             }
             _ => {}
         }
-        at += 1;
+        // A string that does not end leaves `at` beyond everything.
+        at = at.saturating_add(1);
     }
 }
 
@@ -133,17 +203,17 @@ mod tests {
 
     use super::*;
 
-    fn plain_string_end(bytes: &[u8], start: usize) -> Option<StringEnd> {
+    fn plain_string_end(bytes: &[u8], start: usize) -> StringEnd {
         let mut at = start;
         let (mut escaped, mut ascii) = (false, true);
         while at < bytes.len() {
             match bytes[at] {
                 b'"' => {
-                    return Some(StringEnd {
+                    return StringEnd {
                         close: at,
                         escaped,
                         ascii,
-                    });
+                    };
                 }
                 b'\\' => {
                     escaped = true;
@@ -153,7 +223,11 @@ mod tests {
             }
             at += 1;
         }
-        None
+        StringEnd {
+            close: usize::MAX,
+            escaped,
+            ascii,
+        }
     }
 
     proptest! {
@@ -165,6 +239,14 @@ mod tests {
             let start = start.min(bytes.len());
             prop_assert_eq!(string_end(&bytes, start), plain_string_end(&bytes, start));
         }
+
+        #[test]
+        fn portable_marks_agree_up_to_the_first(bytes in prop::collection::vec(prop::sample::select(&b"a\"\\#]!\x80\x22\x5c\xff\0\x01\xa2\xdc"[..]), 16)) {
+            let chunk: [u8; 16] = bytes.try_into().unwrap();
+            let (ours, portable) = (marks(&chunk), portable_marks(&chunk));
+            prop_assert_eq!(ours.ends.trailing_zeros(), portable.ends.trailing_zeros());
+            prop_assert_eq!(ours.high, portable.high);
+        }
     }
 
     #[test]
@@ -172,9 +254,9 @@ mod tests {
         for lead in 0..20 {
             for length in 0..40 {
                 let text = format!("{}{}\"", "x".repeat(lead), "y".repeat(length));
-                let end = string_end(text.as_bytes(), lead).unwrap();
+                let end = string_end(text.as_bytes(), lead);
                 assert_eq!((end.close, end.escaped, end.ascii), (lead + length, false, true));
-                assert_eq!(string_end(&text.as_bytes()[..lead + length], lead), None);
+                assert_eq!(string_end(&text.as_bytes()[..lead + length], lead).close, usize::MAX);
             }
         }
     }

@@ -25,7 +25,7 @@ fn decode_bytes<B: AsRef<[u8]>>(columns: &str, records: &[B]) -> Decoded {
     let schema = parse_columns(columns).unwrap();
     let wanted: Vec<usize> = (0..schema.fields().len()).collect();
     let records: Vec<Option<&[u8]>> = records.iter().map(|record| Some(record.as_ref())).collect();
-    let decoded = JsonFormat::new(schema.clone())
+    let decoded = JsonFormat::new(Arc::clone(&schema))
         .unwrap()
         .decoder(&wanted)
         .decode(&rows(&records));
@@ -438,7 +438,7 @@ proptest! {
         let schema = parse_columns(ANY_COLUMNS).unwrap();
         let write = if pretty { serde_json::to_string_pretty } else { serde_json::to_string };
         let records: Vec<Option<String>> = objects.iter().map(|object| Some(write(object).unwrap())).collect();
-        let decoded = JsonFormat::new(schema.clone()).unwrap().decoder(&wanted).decode(&rows(&records));
+        let decoded = JsonFormat::new(Arc::clone(&schema)).unwrap().decoder(&wanted).decode(&rows(&records));
         for (row, object) in objects.iter().enumerate() {
             let fields: Vec<_> = wanted.iter().map(|index| expected(schema.field(*index), object)).collect();
             let good = decoded.bad.as_ref().is_none_or(|bad| bad.keep.value(row));

@@ -80,14 +80,22 @@ fn checked_before(views: ScalarBuffer<u128>, blocks: Arc<[Buffer]>, nulls: Optio
     unsafe { StringViewArray::new_unchecked(views, blocks, nulls) }
 }
 
-/// Length and bytes, zeros behind.
+/// The bytes of a word that a text of this length fills.
+const FILLED: [u128; INLINE_BYTES_MAX + 1] = {
+    let mut masks = [0; INLINE_BYTES_MAX + 1];
+    let mut length = 0;
+    while length <= INLINE_BYTES_MAX {
+        masks[length] = (1 << (8 * length)) - 1;
+        length += 1;
+    }
+    masks
+};
+
+/// Length and bytes, zeros behind. `length` is at most [`INLINE_BYTES_MAX`].
 #[inline(always)]
 fn inline(bytes: &[u8], from: usize, length: usize) -> u128 {
     match bytes[from..].first_chunk::<16>() {
-        Some(chunk) => {
-            let text = u128::from_le_bytes(*chunk) & ((1 << (8 * length)) - 1);
-            text << 32 | length as u128
-        }
+        Some(chunk) => (u128::from_le_bytes(*chunk) & FILLED[length]) << 32 | length as u128,
         None => {
             let mut view = [0; 16];
             view[0] = length as u8;

@@ -1,0 +1,147 @@
+//! Pipeline files of the bench, each in a fresh folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+/// How the source is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceFormat {
+    /// Bytes.
+    Raw,
+    /// All seven columns are declared.
+    Json,
+}
+
+/// The seven columns of an ad event.
+const COLUMNS: &str = "user_id VARCHAR, page_id VARCHAR, ad_id VARCHAR, ad_type VARCHAR, event_type VARCHAR, \
+                       event_time TIMESTAMP(3), ip_address VARCHAR";
+
+/// What a pipeline file says, as far as rows differ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    /// Batch interval.
+    pub(crate) interval: Duration,
+    /// Bootstrap brokers.
+    pub(crate) brokers: &'a str,
+    /// The topic.
+    pub(crate) topic: &'a str,
+    /// Its format.
+    pub(crate) format: SourceFormat,
+    /// The query.
+    pub(crate) sql: &'a str,
+    /// The lines of the sink beside its query.
+    pub(crate) sink: &'a str,
+}
+
+/// A pipeline file in a folder of its own with a name of its own, so that checkpoint, sink and ledger are fresh. The
+/// folder goes away with this value.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    folder: TempDir,
+    name: String,
+}
+
+impl Pipeline {
+    /// Writes the file in a new folder below `folder`.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub(crate) fn write(folder: &Path, row: &str, text: &Text<'_>) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let folder = tempfile::Builder::new()
+            .prefix("tidemill-bench-")
+            .tempdir_in(folder)
+            .with_context(|| format!("make a folder in {}", folder.display()))?;
+        let name = format!(
+            "bench-{row}-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let pipeline = Self { folder, name };
+        std::fs::write(pipeline.file(), text.toml(&pipeline.name)).context("write the pipeline file")?;
+        Ok(pipeline)
+    }
+
+    /// The application's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pipeline file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.path().join("pipeline.toml")
+    }
+
+    /// The folder that file sinks write to: `out` beside the file.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+}
+
+impl Text<'_> {
+    fn toml(&self, name: &str) -> String {
+        let Self {
+            brokers,
+            topic,
+            sql,
+            sink,
+            ..
+        } = self;
+        let interval = self.interval.as_millis();
+        let format = match self.format {
+            SourceFormat::Raw => "format = \"raw\"".to_owned(),
+            SourceFormat::Json => format!("format = \"json\"\ncolumns = \"{COLUMNS}\""),
+        };
+        format!(
+            r#"name = "{name}"
+interval = "{interval}ms"
+checkpoint = "checkpoint"
+
+[sources.events]
+kind = "kafka"
+brokers = "{brokers}"
+topics = ["{topic}"]
+{format}
+start = "earliest"
+
+[sinks.out]
+sql = """{sql}"""
+{sink}
+"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_pipelines_share_neither_folder_nor_name() {
+        let text = Text {
+            interval: Duration::from_secs(1),
+            brokers: "localhost:9092",
+            topic: "t",
+            format: SourceFormat::Json,
+            sql: "SELECT * FROM events WHERE event_type = 'view'",
+            sink: "kind = \"console\"\nlimit = 1",
+        };
+        let folder = std::env::temp_dir();
+        let first = Pipeline::write(&folder, "count", &text).unwrap();
+        let second = Pipeline::write(&folder, "count", &text).unwrap();
+        assert_ne!(first.name(), second.name());
+        assert_ne!(first.out(), second.out());
+        let written = std::fs::read_to_string(first.file()).unwrap();
+        assert!(
+            written.contains("interval = \"1000ms\"") && written.contains("ip_address VARCHAR\""),
+            "{written}"
+        );
+        let gone = first.file();
+        drop(first);
+        assert!(!gone.exists());
+    }
+}

@@ -1,0 +1,126 @@
+//! The rows of the table of targets, each a workload with its check.
+
+mod kafka;
+mod postgres;
+mod small_batch;
+mod standing;
+mod throughput;
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::expected::Expected;
+use crate::pipeline::Pipeline;
+use crate::process::{Finished, Process};
+use crate::report::Run;
+use crate::topics::{self, Topics};
+
+/// A run that takes longer is killed.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// A workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// Ad events as bytes, counted and measured
+    Count,
+    /// 100 random bytes each, counted and measured
+    CountRaw,
+    /// JSON, views only, counted per ad
+    JsonCount,
+    /// JSON, views with all seven columns, to Parquet
+    Parquet,
+    /// JSON, all rows and columns, to PostgreSQL; each run followed by plain COPY of the same rows
+    Postgres,
+    /// Plain binary COPY alone
+    PostgresCopy,
+    /// JSON, all rows and columns, to JSON in another topic
+    Kafka,
+    /// 8 records per batch, at 20 ms and at 5 ms
+    SmallBatch,
+    /// From the start of the process to its first committed batch
+    Start,
+    /// 100 empty partitions at 1 s
+    Idle,
+}
+
+/// What rows share.
+pub(crate) struct Bench {
+    /// The binary.
+    pub(crate) binary: PathBuf,
+    /// Folder for pipelines, checkpoints and file sinks.
+    pub(crate) folder: PathBuf,
+    /// The broker.
+    pub(crate) topics: Topics,
+    /// The database's URL, where there is one.
+    pub(crate) postgres: Option<String>,
+    /// How long rows that stand at an interval are measured.
+    pub(crate) window: Duration,
+    expected: OnceCell<Expected>,
+}
+
+impl Row {
+    /// Runs once. More than one result where the row measures more than one thing.
+    ///
+    /// # Errors
+    /// Where a server or the data is missing, the run fails, or its answer is wrong.
+    pub(crate) fn measure(self, bench: &Bench) -> Result<Vec<Run>> {
+        match self {
+            Self::Count => throughput::count(bench).map(|run| vec![run]),
+            Self::CountRaw => throughput::count_raw(bench).map(|run| vec![run]),
+            Self::JsonCount => throughput::json_count(bench).map(|run| vec![run]),
+            Self::Parquet => throughput::parquet(bench).map(|run| vec![run]),
+            Self::Postgres => postgres::beside_copy(bench),
+            Self::PostgresCopy => postgres::copy_alone(bench).map(|run| vec![run]),
+            Self::Kafka => kafka::to_kafka(bench).map(|run| vec![run]),
+            Self::SmallBatch => [20, 5].into_iter().map(|ms| small_batch::at(bench, ms)).collect(),
+            Self::Start => standing::start(bench).map(|run| vec![run]),
+            Self::Idle => standing::idle(bench).map(|run| vec![run]),
+        }
+    }
+}
+
+impl Bench {
+    /// A bench on these.
+    pub(crate) fn new(
+        binary: PathBuf,
+        folder: PathBuf,
+        topics: Topics,
+        postgres: Option<String>,
+        window: Duration,
+    ) -> Self {
+        Self {
+            binary,
+            folder,
+            topics,
+            postgres,
+            window,
+            expected: OnceCell::new(),
+        }
+    }
+
+    /// How many ad events are loaded, and what they come to.
+    fn events(&self) -> Result<(u64, &Expected)> {
+        let records = self.topics.loaded(topics::EVENTS)?;
+        Ok((records, self.expected.get_or_init(|| Expected::of(records))))
+    }
+
+    fn postgres(&self) -> Result<&str> {
+        self.postgres.as_deref().context(
+            "PostgreSQL is missing: give --postgres URL or set TIDEMILL_TEST_POSTGRES (eval \"$(scripts/servers start)\")",
+        )
+    }
+
+    /// Starts the pipeline and leaves it running.
+    fn start(&self, pipeline: &Pipeline) -> Result<Process> {
+        Process::start(&self.binary, &pipeline.file(), &[], &[], LIMIT)
+    }
+
+    /// Runs the pipeline over all that is there.
+    fn run(&self, pipeline: &Pipeline, env: &[(&str, &str)]) -> Result<Finished> {
+        Process::start(&self.binary, &pipeline.file(), &["--until-caught-up"], env, LIMIT)?.wait()
+    }
+}

@@ -1,0 +1,122 @@
+//! All that is there, as fast as it goes: counts and files.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::Bench;
+use crate::expected::Sums;
+use crate::files;
+use crate::pipeline::{Pipeline, SourceFormat, Text};
+use crate::report::Run;
+use crate::topics;
+
+const COUNT: &str = "SELECT count(*) AS n, sum(octet_length(value)) AS bytes FROM events";
+
+pub(super) fn count(bench: &Bench) -> Result<Run> {
+    let (records, expected) = bench.events()?;
+    counted(bench, "count", topics::EVENTS, records, expected.value_bytes)
+}
+
+pub(super) fn count_raw(bench: &Bench) -> Result<Run> {
+    let records = bench.topics.loaded(topics::RAW)?;
+    counted(bench, "count-raw", topics::RAW, records, records * 100)
+}
+
+fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> Result<Run> {
+    let text = Text {
+        interval: Duration::from_secs(1),
+        brokers: bench.topics.brokers(),
+        topic,
+        format: SourceFormat::Raw,
+        sql: COUNT,
+        sink: "kind = \"console\"",
+    };
+    let finished = bench.run(&Pipeline::write(&bench.folder, name, &text)?, &[])?;
+    finished.read_exactly(records)?;
+    let found = table_sums(&finished.stdout, &["n", "bytes"])?;
+    if found != [records, bytes] {
+        bail!(
+            "wrong: expected {records} records of {bytes} bytes, the output adds up to {found:?}\n{}",
+            finished.stdout
+        );
+    }
+    Ok(Run::new(name).with_throughput(records, &finished))
+}
+
+pub(super) fn json_count(bench: &Bench) -> Result<Run> {
+    let (records, expected) = bench.events()?;
+    let text = Text {
+        interval: Duration::from_secs(1),
+        brokers: bench.topics.brokers(),
+        topic: topics::EVENTS,
+        format: SourceFormat::Json,
+        sql: "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id",
+        sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
+    };
+    let pipeline = Pipeline::write(&bench.folder, "json-count", &text)?;
+    let finished = bench.run(&pipeline, &[])?;
+    finished.read_exactly(records)?;
+    let found = files::counts_by_ad(&files::committed(&pipeline.out())?, "views")?;
+    Sums {
+        time_ms: 0,
+        ..expected.views.clone()
+    }
+    .compare(&found)?;
+    Ok(Run::new("json-count").with_throughput(records, &finished))
+}
+
+pub(super) fn parquet(bench: &Bench) -> Result<Run> {
+    let (records, expected) = bench.events()?;
+    let text = Text {
+        interval: Duration::from_secs(1),
+        brokers: bench.topics.brokers(),
+        topic: topics::EVENTS,
+        format: SourceFormat::Json,
+        sql: "SELECT * FROM events WHERE event_type = 'view'",
+        sink: "kind = \"file\"\npath = \"out\"\nformat = \"parquet\"\ncompression = \"snappy\"",
+    };
+    let pipeline = Pipeline::write(&bench.folder, "parquet", &text)?;
+    let finished = bench.run(&pipeline, &[])?;
+    finished.read_exactly(records)?;
+    let found = files::committed(&pipeline.out())?;
+    expected.views.compare(&files::parquet_sums(&found)?)?;
+    Ok(Run::new("parquet")
+        .with_throughput(records, &finished)
+        .with("rows", files::rows(&found)))
+}
+
+/// Adds up the columns of whole numbers of every table that the console sink printed.
+fn table_sums(stdout: &str, columns: &[&str]) -> Result<Vec<u64>> {
+    let mut sums = vec![0; columns.len()];
+    for line in stdout.lines().filter(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if cells == columns {
+            continue;
+        }
+        if cells.len() != columns.len() {
+            bail!("not a row of {columns:?}: {line}");
+        }
+        for (sum, cell) in sums.iter_mut().zip(&cells) {
+            *sum += cell
+                .parse::<u64>()
+                .with_context(|| format!("not a row of {columns:?}: {line}"))?;
+        }
+    }
+    Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_of_all_batches_are_added_up() {
+        let stdout = "batch 1: 1 rows\n+----+-------+\n| n  | bytes |\n+----+-------+\n| 40 | 8600  |\n+----+-------+\n\
+                      batch 2: 1 rows\n+---+-------+\n| n | bytes |\n+---+-------+\n| 2 | 430   |\n+---+-------+\n";
+        assert_eq!(table_sums(stdout, &["n", "bytes"]).unwrap(), [42, 9_030]);
+        assert_eq!(table_sums("", &["n"]).unwrap(), [0]);
+        assert!(table_sums("| 2 |   |\n", &["n", "bytes"]).is_err());
+        assert!(table_sums("| 2 |\n", &["n", "bytes"]).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! Errors of the server and the connection, by what their reader should do.
+
+use std::fmt::{Display, Write};
+
+use tidemill_engine::error::{Error, Kind};
+use tokio_postgres::error::DbError;
+
+/// Turns an error of the driver into ours. `what` says what was being done, with the sink's name.
+pub(super) fn failure(what: impl Display, error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(said) => Error::new(kind(said.code().code()), format!("{what}: {}", words(said))),
+        None => Error::with_source(Kind::Unavailable, what.to_string(), error),
+    }
+}
+
+/// What an SQLSTATE asks for. What isn't known to pass by itself is refused: a retry could go on for ever.
+fn kind(code: &str) -> Kind {
+    let passes = ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        // lock_not_available, and the two time limits on idle sessions.
+        || ["55P03", "25P03", "25P04"].contains(&code);
+    if passes { Kind::Unavailable } else { Kind::Refused }
+}
+
+/// The server's own words in one line.
+fn words(said: &DbError) -> String {
+    let mut text = said.message().to_owned();
+    let more = [
+        ("detail", said.detail()),
+        ("hint", said.hint()),
+        ("where", said.where_()),
+    ];
+    for (name, value) in more {
+        if let Some(value) = value {
+            // Writing to a String can't fail.
+            let _infallible = write!(text, "; {name}: {}", value.replace('\n', " "));
+        }
+    }
+    let _infallible = write!(text, " (SQLSTATE {})", said.code().code());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_passes_from_what_is_refused() {
+        for code in ["08006", "40001", "40P01", "53300", "55P03", "57P01", "57014"] {
+            assert_eq!(kind(code), Kind::Unavailable, "{code}");
+        }
+        for code in ["22001", "23505", "42501", "28P01", "3D000", "XX001", "55006"] {
+            assert_eq!(kind(code), Kind::Refused, "{code}");
+        }
+    }
+}
