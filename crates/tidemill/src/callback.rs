@@ -31,11 +31,11 @@ pub(crate) struct CallbackSink {
     app: String,
     name: String,
     source: String,
-    callback: Box<dyn Callback>,
+    callback: Arc<dyn Callback>,
 }
 
 impl CallbackSink {
-    pub(crate) fn new(app: String, name: String, source: String, callback: Box<dyn Callback>) -> Self {
+    pub(crate) fn new(app: String, name: String, source: String, callback: Arc<dyn Callback>) -> Self {
         Self {
             app,
             name,

@@ -17,7 +17,7 @@ use tidemill_engine::time::SystemClock;
 use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
-use crate::callback::CallbackSink;
+use crate::callback::{Callback, CallbackSink};
 use crate::dstream::{DStream, Declared, Outputs};
 use crate::kafka::DirectKafka;
 use crate::record::{COLUMNS, Record};
@@ -96,7 +96,14 @@ impl StreamingContext {
             .map_err(|error| Error::with_source(Kind::Refused, "start the runtime", error))?;
         let thread = std::thread::Builder::new()
             .name("tidemill-driver".to_owned())
-            .spawn(move || runtime.block_on(run(settings, sources, declared, stopped)))
+            .spawn(move || {
+                // What closures own may be a runtime, which must not be dropped inside another one.
+                let held: Vec<Arc<dyn Callback>> = declared.iter().map(|output| Arc::clone(&output.callback)).collect();
+                let ended = runtime.block_on(run(settings, sources, declared, stopped));
+                drop(runtime);
+                drop(held);
+                ended
+            })
             .map_err(|error| Error::with_source(Kind::Refused, "start the driver's thread", error))?;
         *running = Some(thread);
         Ok(())

@@ -15,7 +15,7 @@ pub(crate) type Stage<T> = Arc<dyn Fn(Record, &mut dyn FnMut(T)) + Send + Sync>;
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) source: String,
-    pub(crate) callback: Box<dyn Callback>,
+    pub(crate) callback: Arc<dyn Callback>,
 }
 
 /// Outputs in construction order. A leaf lock, held for a push.
@@ -123,17 +123,17 @@ impl<T: Send + 'static> DStream<T> {
     /// fails the batch: it is run again, three times at most, then the stream stops naming batch, range and text.
     pub fn foreach_partition<O: IntoOutcome>(self, f: impl Fn(Rows<T>, &TaskContext) -> O + Send + Sync + 'static) {
         let f = move |rows: Vec<T>, task: &TaskContext| f(Rows::new(rows), task).into_outcome();
-        self.declare(|stage| Box::new(crate::callback::PerSlice::new(stage, Arc::new(f))));
+        self.declare(|stage| Arc::new(crate::callback::PerSlice::new(stage, Arc::new(f))));
     }
 
     /// Calls `f` once per batch with the values of all slices, slice after slice. At least once, as
     /// [`foreach_partition`](Self::foreach_partition).
     pub fn foreach_batch<O: IntoOutcome>(self, f: impl Fn(Vec<T>, &BatchContext) -> O + Send + Sync + 'static) {
         let f = move |rows: Vec<T>, batch: &BatchContext| f(rows, batch).into_outcome();
-        self.declare(|stage| Box::new(crate::callback::PerBatch::new(stage, Arc::new(f))));
+        self.declare(|stage| Arc::new(crate::callback::PerBatch::new(stage, Arc::new(f))));
     }
 
-    fn declare(self, callback: impl FnOnce(Stage<T>) -> Box<dyn Callback>) {
+    fn declare(self, callback: impl FnOnce(Stage<T>) -> Arc<dyn Callback>) {
         let callback = callback(self.stage);
         let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
         // Outputs commit in the order of their names, which is that of construction.

@@ -233,31 +233,33 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Logs a plan before anything of it is read; returns its hash.
+    /// Logs a plan before anything of it is read. Gives the plan to run: this one, or that of an older driver which logged
+    /// the same id in its last act; it is adopted unchanged (X1).
     ///
     /// # Errors
-    /// `Fenced` where another driver logged a plan under this id (X1).
-    pub async fn log_plan(&self, plan: &BatchPlan) -> Result<String> {
+    /// `Fenced` where a newer driver logged a plan under this id.
+    pub async fn log_plan(&self, plan: BatchPlan) -> Result<LoggedPlan> {
         failpoint::pass("plan.before-log");
         let path = name("plans", plan.batch_id);
-        if !self.put("plan", &path, plan).await? {
-            let theirs = self
-                .get::<BatchPlan>("plan", &path)
-                .await?
-                .map(|record| record.body.epoch);
-            return Err(Error::new(
+        if self.put("plan", &path, &plan).await? {
+            failpoint::pass("plan.after-log");
+            let (_, hash) = record::encode("plan", "", &plan)?;
+            return Ok(LoggedPlan { plan, hash });
+        }
+        match self.plan(plan.batch_id).await? {
+            Some(older) if older.plan.epoch < plan.epoch && older.plan.pipeline_hash == plan.pipeline_hash => Ok(older),
+            Some(other) => Err(Error::new(
                 Kind::Fenced,
                 format!(
                     "fenced: batch {} was planned by epoch {} already; this instance (epoch {}) wrote nothing more",
-                    plan.batch_id,
-                    theirs.map_or("unknown".to_owned(), |epoch| epoch.to_string()),
-                    plan.epoch
+                    plan.batch_id, other.plan.epoch, plan.epoch
                 ),
-            ));
+            )),
+            None => Err(Error::new(
+                Kind::Refused,
+                format!("plan {path} vanished after it was found taken"),
+            )),
         }
-        failpoint::pass("plan.after-log");
-        let (_, hash) = record::encode("plan", "", plan)?;
-        Ok(hash)
     }
 
     /// Writes a commit record; one that is there already is left as it is.
@@ -405,6 +407,37 @@ mod tests {
             Kind::Fenced
         );
         checkpoint.look_for_newer(second).await.expect("holds the newest");
+    }
+
+    fn plan(epoch: Epoch) -> BatchPlan {
+        BatchPlan {
+            app: "app".to_owned(),
+            app_uuid: "uuid".to_owned(),
+            epoch,
+            incarnation: format!("incarnation-{epoch}"),
+            batch_id: 1,
+            batch_time_ms: 0,
+            seed: epoch,
+            reduce_slices: 2,
+            before: tidemill_core::Positions::default(),
+            ranges: Vec::new(),
+            sinks: Vec::new(),
+            limits: tidemill_core::plan::LimitsInForce::default(),
+            pipeline_hash: "queries".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn x1_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let checkpoint = checkpoint(&folder);
+        let second = checkpoint.log_plan(plan(2)).await.expect("logs");
+        assert_eq!(second.plan, plan(2));
+        assert_eq!(
+            checkpoint.log_plan(plan(1)).await.expect_err("fenced").kind(),
+            Kind::Fenced
+        );
+        assert_eq!(checkpoint.log_plan(plan(3)).await.expect("adopts"), second);
     }
 
     #[tokio::test]

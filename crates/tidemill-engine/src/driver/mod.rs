@@ -336,9 +336,8 @@ impl Driver {
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
-        let hash = self.checkpoint.log_plan(&plan).await?;
+        let logged = self.checkpoint.log_plan(plan).await?;
         let planned = self.clock.elapsed() - begun;
-        let logged = LoggedPlan { plan, hash };
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, &missing, planned).await
     }
