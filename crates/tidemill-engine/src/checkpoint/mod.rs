@@ -409,6 +409,23 @@ mod tests {
         checkpoint.look_for_newer(second).await.expect("holds the newest");
     }
 
+    #[tokio::test]
+    async fn what_version_1_wrote_is_read() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/checkpoint");
+        let contents = Checkpoint::new(Arc::new(LocalStore::new(fixtures)))
+            .read()
+            .await
+            .expect("reads");
+        let (app, plan) = (contents.app.expect("app"), contents.last_plan.expect("plan"));
+        let commit = contents.last_commit.expect("commit");
+        assert_eq!((app.app.as_str(), contents.epoch, plan.plan.batch_id), ("t1", 2, 2));
+        assert_eq!(
+            plan.plan.after().iter().map(|position| position.offset).sum::<i64>(),
+            1_000_000
+        );
+        assert_eq!((commit.batch_id, commit.sinks["out"].records_in), (2, 737_856));
+    }
+
     fn plan(epoch: Epoch) -> BatchPlan {
         BatchPlan {
             app: "app".to_owned(),
