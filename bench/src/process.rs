@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_is_the_childs_own_however_large_this_process_is() {
+    fn the_peak_is_that_of_the_child_however_large_this_process_is() {
         let own = vec![1_u8; 300 << 20];
         let finished = shell("exec sleep 0.2", LIMIT).wait().unwrap();
         assert!(
