@@ -41,7 +41,7 @@ impl Failure {
                 Kind::Config => 2,
                 Kind::Fenced => 3,
                 Kind::Loss => 4,
-                Kind::Unavailable | Kind::Data | Kind::Refused | Kind::UserCode | Kind::Bug => 1,
+                Kind::Unavailable | Kind::TimeLimit | Kind::Data | Kind::Refused | Kind::UserCode | Kind::Bug => 1,
             },
             Self::Other(_) => 1,
         }

@@ -26,6 +26,8 @@ pub struct SourceLimits {
     pub partition_records_max: Option<u64>,
     /// Bytes of all partitions together, turned into records by `record_bytes`.
     pub batch_bytes_max: u64,
+    /// Bytes that the slowest sink with a time limit takes in a safe part of it, `None` = no such sink, or none seen at work.
+    pub sink_bytes_max: Option<u64>,
     /// Moving average of bytes per record, at least 1.
     pub record_bytes: u64,
 }
@@ -113,10 +115,17 @@ pub fn cut(
             wanted.push((position, end, take));
         }
     }
-    let budget = (limits.batch_bytes_max / limits.record_bytes.max(1)).max(1);
+    let bytes_max = limits
+        .sink_bytes_max
+        .map_or(limits.batch_bytes_max, |sink| sink.min(limits.batch_bytes_max));
+    let budget = (bytes_max / limits.record_bytes.max(1)).max(1);
     let total: u64 = wanted.iter().map(|(_, _, take)| take).sum();
     if total > budget {
-        reason = "bytes";
+        reason = if bytes_max < limits.batch_bytes_max {
+            "sink time limit"
+        } else {
+            "bytes"
+        };
         for (_, _, take) in &mut wanted {
             let share = u128::from(*take) * u128::from(budget) / u128::from(total);
             *take = u64::try_from(share).unwrap_or(u64::MAX).max(1);
@@ -135,7 +144,7 @@ pub fn cut(
         .collect();
     let in_force = LimitsInForce {
         partition_records_max: limits.partition_records_max.unwrap_or(0),
-        batch_bytes_max: limits.batch_bytes_max,
+        batch_bytes_max: bytes_max,
         reason: reason.to_owned(),
     };
     Ok((ranges, in_force))
@@ -183,6 +192,13 @@ pub fn record_bytes(average: Option<u64>, bytes: u64, records: u64) -> Option<u6
     })
 }
 
+/// Bytes that a sink which took `bytes` in `millis` takes in a quarter of its time limit (X19): a batch may then be four
+/// times slower than the last one before the limit ends it.
+pub fn bytes_within(limit_millis: u64, bytes: u64, millis: u64) -> u64 {
+    let within = u128::from(bytes) * u128::from(limit_millis) / 4 / u128::from(millis.max(1));
+    u64::try_from(within).unwrap_or(u64::MAX).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +236,7 @@ mod tests {
         SourceLimits {
             partition_records_max: records,
             batch_bytes_max: bytes,
+            sink_bytes_max: None,
             record_bytes: 100,
         }
     }
@@ -256,6 +273,27 @@ mod tests {
             cut("events", &positions(&[0, 0]), &ends(&[9_000, 1]), &limits(None, 10_000)).expect("fits");
         assert_eq!(spans(&ranges), [(0, 99), (0, 1)]);
         assert_eq!(in_force.reason, "bytes");
+    }
+
+    #[test]
+    fn x19_a_batch_stays_below_a_quarter_of_the_sinks_time_limit() {
+        // 1,000 bytes in 500 ms, limit 8 s: 2 s take 4,000 bytes, 40 records.
+        let slow = SourceLimits {
+            sink_bytes_max: Some(bytes_within(8_000, 1_000, 500)),
+            ..limits(None, 10_000)
+        };
+        let (ranges, in_force) = cut("events", &positions(&[0]), &ends(&[9_000]), &slow).expect("fits");
+        assert_eq!(spans(&ranges), [(0, 40)]);
+        assert_eq!(
+            (in_force.reason.as_str(), in_force.batch_bytes_max),
+            ("sink time limit", 4_000)
+        );
+        let fast = SourceLimits {
+            sink_bytes_max: Some(bytes_within(8_000, 1_000_000, 0)),
+            ..limits(None, 10_000)
+        };
+        let (ranges, in_force) = cut("events", &positions(&[0]), &ends(&[9_000]), &fast).expect("fits");
+        assert_eq!((spans(&ranges), in_force.reason.as_str()), (vec![(0, 100)], "bytes"));
     }
 
     #[test]

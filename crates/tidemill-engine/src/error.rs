@@ -9,6 +9,9 @@ pub enum Kind {
     Config,
     /// Nothing, or start the server: it may pass by itself. Exit 1 if it does not.
     Unavailable,
+    /// Raise the time limit that the message names, or make batches smaller: the sink's server ended the batch by it. Exit 1
+    /// where the same batch meets it twice.
+    TimeLimit,
     /// A newer instance runs. Exit 3; do not restart.
     Fenced,
     /// Look at the input: a bad record, a damaged batch. Exit 1.

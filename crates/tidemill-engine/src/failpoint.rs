@@ -126,8 +126,15 @@ mod armed {
         for point in armed.points.iter().filter(|point| point.name == name) {
             if point.passed.fetch_add(1, Ordering::SeqCst) + 1 == point.at {
                 let _sent = rustix::process::kill_process(rustix::process::getpid(), point.signal);
+                wait_for_the_stop();
             }
         }
+    }
+
+    /// SIGSTOP may be taken by another thread first: this one would go on for a moment, beyond its point.
+    #[expect(clippy::disallowed_methods, reason = "nothing tells a thread that it is about to be stopped")]
+    fn wait_for_the_stop() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 
     /// True where the deliberate fault `name` is on.

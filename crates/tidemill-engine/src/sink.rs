@@ -1,13 +1,14 @@
 //! The sink trait: visible rows and ledger in one atomic act.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use tidemill_core::commit::CommitPermit;
 use tidemill_core::ledger::LedgerRecord;
-use tidemill_core::plan::{BatchPlan, Epoch, SinkIdentity};
+use tidemill_core::plan::{BatchId, BatchPlan, Epoch, SinkIdentity};
 
 use crate::error::Result;
 
@@ -58,6 +59,11 @@ pub trait Sink: Debug + Send {
     /// True where output and ledger are one atomic act; false for console and callbacks, which keep no ledger.
     fn exactly_once(&self) -> bool;
 
+    /// How long a batch may take before the sink's server ends it, where it does; known once the sink was fenced (X19).
+    fn time_limit(&self) -> Option<Duration> {
+        None
+    }
+
     /// Looks whether rows of this schema can be written: connection, table, rights, types. Creates nothing.
     ///
     /// # Errors
@@ -88,6 +94,15 @@ pub trait Sink: Debug + Send {
     /// # Errors
     /// As [`fence`](Sink::fence).
     async fn birth(&mut self, record: &LedgerRecord) -> Result<()>;
+
+    /// Removes what earlier runs left behind and no reader will see, after batch `settled` was committed by all sinks.
+    /// Called at start and every few hundred batches.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the caller warns and goes on.
+    async fn tidy(&mut self, _settled: BatchId) -> Result<()> {
+        Ok(())
+    }
 
     /// Begins the sink stage of a batch: `slices` writers, one per slice of the job's output.
     ///

@@ -10,5 +10,6 @@ mod kafka_server;
 mod kafka_sink;
 mod postgres_sink;
 mod storm;
+mod time_limits;
 mod two_drivers;
 mod typed;

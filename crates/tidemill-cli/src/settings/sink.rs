@@ -171,13 +171,7 @@ fn kafka(section: &Section<'_, '_>) -> Option<SinkKind> {
     let mut properties = Vec::new();
     for (name, value, line) in section.pairs("properties") {
         let path = format!("{}.{name}", section.at("properties"));
-        let ours = [
-            "transactional.id",
-            "enable.idempotence",
-            "acks",
-            "bootstrap.servers",
-            "transaction.timeout.ms",
-        ];
+        let ours = ["transactional.id", "enable.idempotence", "acks", "bootstrap.servers"];
         if ours.contains(&name.as_str()) {
             section
                 .doc

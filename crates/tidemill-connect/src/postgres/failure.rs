@@ -5,19 +5,33 @@ use std::fmt::{Display, Write};
 use tidemill_engine::error::{Error, Kind};
 use tokio_postgres::error::DbError;
 
+/// The ways out of a time limit.
+const TIME_LIMIT_HINT: &str = ". Raise statement_timeout and transaction_timeout for this user, or lower max_batch_bytes or max_rate_per_partition";
+
 /// Turns an error of the driver into ours. `what` says what was being done, with the sink's name.
 pub(super) fn failure(what: impl Display, error: tokio_postgres::Error) -> Error {
     match error.as_db_error() {
-        Some(said) => Error::new(kind(said.code().code()), format!("{what}: {}", words(said))),
+        Some(said) => {
+            let kind = kind(said.code().code());
+            let mut text = format!("{what}: {}", words(said));
+            if kind == Kind::TimeLimit {
+                text.push_str(TIME_LIMIT_HINT);
+            }
+            Error::new(kind, text)
+        }
         None => Error::with_source(Kind::Unavailable, what.to_string(), error),
     }
 }
 
 /// What an SQLSTATE asks for. What isn't known to pass by itself is refused: a retry could go on for ever.
 fn kind(code: &str) -> Kind {
+    // query_canceled, as statement_timeout does it, and transaction_timeout.
+    if ["57014", "25P04"].contains(&code) {
+        return Kind::TimeLimit;
+    }
     let passes = ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-        // lock_not_available, and the two time limits on idle sessions.
-        || ["55P03", "25P03", "25P04"].contains(&code);
+        // lock_not_available, and the time limit on idle sessions.
+        || ["55P03", "25P03"].contains(&code);
     if passes { Kind::Unavailable } else { Kind::Refused }
 }
 
@@ -45,8 +59,11 @@ mod tests {
 
     #[test]
     fn tells_what_passes_from_what_is_refused() {
-        for code in ["08006", "40001", "40P01", "53300", "55P03", "57P01", "57014"] {
+        for code in ["08006", "40001", "40P01", "53300", "55P03", "57P01"] {
             assert_eq!(kind(code), Kind::Unavailable, "{code}");
+        }
+        for code in ["57014", "25P04"] {
+            assert_eq!(kind(code), Kind::TimeLimit, "{code}");
         }
         for code in ["22001", "23505", "42501", "28P01", "3D000", "XX001", "55006"] {
             assert_eq!(kind(code), Kind::Refused, "{code}");

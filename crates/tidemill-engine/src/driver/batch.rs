@@ -25,6 +25,8 @@ use crate::sql::template::BatchRun;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Runs of a batch whose user code fails, the first included.
 const USER_CODE_RUNS_MAX: u32 = 4;
+/// Runs of a batch that its sink's time limit ends (X19).
+const TIME_LIMIT_RUNS_MAX: u32 = 2;
 /// Runs of a batch that lose their sink while the checkpoint knows no newer epoch.
 const FENCED_RUNS_MAX: u32 = 5;
 const RETRY_LAST: Duration = Duration::from_secs(10);
@@ -43,6 +45,7 @@ impl Driver {
         let output = &mut self.outputs[at];
         let mut wait = RETRY_FIRST;
         let mut drain_since = None;
+        let mut time_limits = 0;
         for attempt in 0.. {
             let error = match attempt_output(output, &self.checkpoint, claim, logged, attempt, record_bytes).await {
                 Ok(mut done) => {
@@ -50,6 +53,10 @@ impl Driver {
                     return Ok(done);
                 }
                 Err(error) if error.is_transient() => error,
+                Err(error) if error.kind() == Kind::TimeLimit && time_limits + 1 < TIME_LIMIT_RUNS_MAX => {
+                    time_limits += 1;
+                    error
+                }
                 // By an older driver's last act, or by a newer driver: `settle` tells which.
                 Err(error) if error.kind() == Kind::Fenced && attempt < FENCED_RUNS_MAX => error,
                 Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,

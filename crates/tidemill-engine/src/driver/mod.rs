@@ -2,6 +2,7 @@
 
 mod batch;
 mod lag;
+mod publisher;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_core::next_batch::{self, PartitionEnd, SourceLimits};
-use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
-use tidemill_core::position::{PartitionPosition, Positions, TopicPartition};
+use tidemill_core::plan::{BatchId, BatchPlan, LimitsInForce, RangePlan};
+use tidemill_core::position::{PartitionPosition, Positions};
 use tidemill_core::recover::LoggedPlan;
 use tidemill_core::start::{PartitionBounds, StartPolicy};
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ use crate::source::{PartitionEnds, Source};
 use crate::sql::template::Template;
 use crate::time::Clock;
 use lag::LagClock;
+use publisher::Publisher;
 
 pub use recovery::Standing;
 
@@ -115,8 +117,11 @@ struct Running {
     last: LoggedPlan,
     positions: Positions,
     record_bytes: BTreeMap<String, u64>,
+    /// What the slowest sink with a time limit takes within it, by its last batch with input.
+    sink_bytes_max: Option<u64>,
     yields_without_input: bool,
     lag: LagClock,
+    publisher: Publisher,
     summary: Summary,
 }
 
@@ -188,6 +193,7 @@ impl Driver {
                 looked = self.clock.elapsed();
             }
         }
+        running.publisher.finish(self.clock.as_ref()).await;
         Ok(running.summary)
     }
 
@@ -272,6 +278,7 @@ impl Driver {
                     .rate_max
                     .map(|rate| records_per_batch(rate, self.settings.interval)),
                 batch_bytes_max: source.batch_bytes_max,
+                sink_bytes_max: running.sink_bytes_max.map(|all| all / self.sources.len() as u64),
                 record_bytes: running
                     .record_bytes
                     .get(&source.name)
@@ -381,9 +388,11 @@ impl Driver {
         self.checkpoint.log_commit(&commit).await?;
         if batch > 0 && batch.is_multiple_of(ENTRIES_KEPT) {
             self.checkpoint.fold(&logged, &commit).await?;
+            self.tidy(batch).await;
         }
         running.positions = logged.plan.after();
-        self.publish(&running.positions).await;
+        running.publisher.settled(&running.positions);
+        running.sink_bytes_max = self.bytes_within_limits(&commit).or(running.sink_bytes_max);
         running.summary.batches += u64::from(batch > 0);
         for sink in commit.sinks.values() {
             running.summary.records_in += sink.records_in;
@@ -398,23 +407,25 @@ impl Driver {
         Ok(())
     }
 
-    /// X18: for monitors; a failure is a warning.
-    async fn publish(&self, positions: &Positions) {
-        failpoint::pass("group.before-publish");
-        for source in &self.sources {
-            let list: Vec<(TopicPartition, i64)> = positions
-                .of_source(&source.name)
-                .map(|position| (position.partition.clone(), position.offset))
-                .collect();
-            if let Err(error) = source.source.publish(&list).await {
-                tracing::warn!(
-                    source = source.name,
-                    error = error.chain(),
-                    "group offsets were not published; monitors see old ones"
-                );
+    /// What is left behind only takes room: a failure is a warning.
+    async fn tidy(&mut self, settled: BatchId) {
+        for output in &mut self.outputs {
+            if let Err(error) = output.sink.tidy(settled).await {
+                tracing::warn!(sink = output.name, error = error.chain(), "old files were not removed");
             }
         }
-        failpoint::pass("group.after-publish");
+    }
+
+    /// X19: what the sinks that have a time limit take in a safe part of it, by this batch; `None` where it tells nothing.
+    fn bytes_within_limits(&self, commit: &CommitRecord) -> Option<u64> {
+        self.outputs
+            .iter()
+            .filter_map(|output| {
+                let limit = u64::try_from(output.sink.time_limit()?.as_millis()).unwrap_or(u64::MAX);
+                let took = commit.sinks.get(&output.name).filter(|took| took.bytes > 0)?;
+                Some(next_batch::bytes_within(limit, took.bytes, took.millis))
+            })
+            .min()
     }
 
     fn log_batch(&self, running: &mut Running, plan: &BatchPlan, commit: &CommitRecord, stages: [Duration; 3]) {

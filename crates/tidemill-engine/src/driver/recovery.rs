@@ -10,6 +10,7 @@ use tidemill_core::recover::{self, Facts, LoggedPlan, Recovery, SinkFacts};
 use tidemill_core::start;
 
 use super::lag::LagClock;
+use super::publisher::Publisher;
 use super::{Driver, Output, Running, Summary, partition_bounds};
 use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
@@ -194,17 +195,18 @@ impl Driver {
     }
 
     async fn recovered(&mut self, claim: Claim, contents: Contents, decision: Recovery) -> Result<Running> {
-        let record_bytes = contents
-            .last_commit
-            .map(|commit| commit.record_bytes)
-            .unwrap_or_default();
+        let last_commit = contents.last_commit;
+        let sink_bytes_max = last_commit.as_ref().and_then(|commit| self.bytes_within_limits(commit));
+        let record_bytes = last_commit.map(|commit| commit.record_bytes).unwrap_or_default();
         let running = |last: LoggedPlan| Running {
             claim: claim.clone(),
             positions: last.plan.after(),
             last,
             record_bytes,
+            sink_bytes_max,
             yields_without_input: self.settings.every_tick,
             lag: LagClock::default(),
+            publisher: Publisher::start(&self.sources),
             summary: Summary::default(),
         };
         let mut running = match decision {
@@ -255,6 +257,7 @@ impl Driver {
                 running
             }
         };
+        self.tidy(running.last.plan.batch_id).await;
         for output in &self.outputs {
             running.yields_without_input |= output.template.yields_without_input().await?;
         }

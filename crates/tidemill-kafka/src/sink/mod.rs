@@ -241,6 +241,10 @@ impl Sink for KafkaSink {
         true
     }
 
+    fn time_limit(&self) -> Option<Duration> {
+        self.producer.as_ref().map(Transactions::timeout)
+    }
+
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
         self.config.check_properties(&self.name)?;
         let encoder = MessageEncoder::new(&self.name, &self.config, &input.schema)?;

@@ -50,6 +50,7 @@ pub(super) enum Work {
 pub(super) struct Transactions {
     work: mpsc::Sender<Work>,
     state: Arc<State>,
+    timeout: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +111,16 @@ impl Transactions {
             .name(format!("kafka-sink-{}", thread.target.sink))
             .spawn(move || thread.run(queue))
             .map_err(|error| Error::with_source(Kind::Unavailable, "starting a kafka sink's thread", error))?;
-        Ok(Self { work, state })
+        Ok(Self {
+            work,
+            state,
+            timeout: transaction_timeout,
+        })
+    }
+
+    /// After how long the coordinator aborts a transaction.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// True once a new producer is needed.
@@ -357,10 +367,10 @@ impl Thread {
 
     fn too_slow(&self, what: &str) -> Error {
         Error::new(
-            Kind::Unavailable,
+            Kind::TimeLimit,
             format!(
                 "sink {}: {what} took longer than transaction.timeout.ms = {} (the smaller of 15 minutes and the broker's \
-                 transaction.max.timeout.ms): lower the rate or raise them",
+                 transaction.max.timeout.ms): raise the broker's, or lower max_batch_bytes or max_rate_per_partition",
                 self.target.sink,
                 self.transaction_timeout.as_millis()
             ),
