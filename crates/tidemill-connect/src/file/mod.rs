@@ -34,8 +34,10 @@
 //! log (X5) opens no gap: a driver looks for a newer epoch between logging a plan and putting its manifest, so one that
 //! gets as far as the manifest had logged its plan before the successor's marker, and thus before the successor read the log.
 //!
-//! Memory: one open row group per slice, of at most 32 MiB and 1,048,576 rows.
+//! Memory: one open row group per slice at work, of at most 32 MiB and 1,048,576 rows; before that, rows of small slices, of
+//! at most 512 KiB each and 8 MiB together, which share one file.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +49,7 @@ use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchId, BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
-use tidemill_engine::store::{LocalStore, Store, create_folder, failed, fsync_failed, sync_folder};
+use tidemill_engine::store::{LocalStore, Store, create_folder, failed, fsync_failed};
 
 mod encoding;
 mod manifest;
@@ -57,7 +59,10 @@ pub use encoding::{Compression, Encoding};
 pub use manifest::{FileEntry, Manifest};
 
 use manifest::{ManifestPut, Records};
-use staged::{SliceFile, Staged, batch_of};
+use staged::{SliceFile, Staged, attempt_of};
+
+/// How long ago a file that no manifest names must have been written to be removed (X28).
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
 /// Writes the rows of batches into files of a folder on local disk.
 #[derive(Debug)]
@@ -111,7 +116,7 @@ impl FileSink {
     ///
     /// # Errors
     /// Where the folder or a manifest can't be read.
-    pub async fn remove_orphans(&self, settled: BatchId, age: Duration) -> Result<Vec<String>> {
+    async fn remove_orphans(&self, settled: BatchId, age: Duration) -> Result<Vec<String>> {
         let folder = self.folder.clone();
         let old = blocking(move || old_data_files(&folder, settled, age)).await?;
         let mut removed = Vec::new();
@@ -164,29 +169,39 @@ fn names(manifest: &Manifest, file: &str) -> bool {
     manifest.files.iter().any(|entry| entry.path == file)
 }
 
+/// Data files of settled batches that more than one attempt wrote files for, last written more than `age` ago. Attempts at a
+/// batch write the same rows, so that one alone is the one that was committed.
 fn old_data_files(folder: &Path, settled: BatchId, age: Duration) -> Result<Vec<(BatchId, String)>> {
     let entries = fs::read_dir(folder).map_err(|error| failed("list", folder, error))?;
-    let mut old = Vec::new();
+    let mut attempts: BTreeMap<BatchId, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for entry in entries {
         let entry = entry.map_err(|error| failed("list", folder, error))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(batch) = batch_of(&name).filter(|batch| *batch <= settled) else {
-            continue;
-        };
-        let written = entry
-            .metadata()
-            .and_then(|data| data.modified())
-            .map_err(|error| failed("stat", folder, error))?;
-        // A clock that ran backwards makes a file young.
-        let is_old = SystemTime::now()
-            .duration_since(written)
-            .is_ok_and(|since| since >= age);
-        if is_old {
-            old.push((batch, name));
+        if let Some((batch, attempt)) = attempt_of(&name).filter(|(batch, _)| *batch <= settled) {
+            let of_batch = attempts.entry(batch).or_default();
+            of_batch.entry(attempt.to_owned()).or_default().push(name);
         }
     }
-    old.sort_unstable();
+    attempts.retain(|_, of_batch| of_batch.len() > 1);
+    let mut old = Vec::new();
+    for (batch, of_batch) in attempts {
+        for name in of_batch.into_values().flatten() {
+            if is_old(&folder.join(&name), age)? {
+                old.push((batch, name));
+            }
+        }
+    }
     Ok(old)
+}
+
+fn is_old(file: &Path, age: Duration) -> Result<bool> {
+    let written = fs::metadata(file)
+        .and_then(|data| data.modified())
+        .map_err(|error| failed("stat", file, error))?;
+    // A clock that ran backwards makes a file young.
+    Ok(SystemTime::now()
+        .duration_since(written)
+        .is_ok_and(|since| since >= age))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -267,6 +282,7 @@ impl Sink for FileSink {
 
     async fn birth(&mut self, record: &LedgerRecord) -> Result<()> {
         let manifest = Manifest::new(Vec::new(), record.clone());
+        self.records.look_for_newer(self.claim()?).await?;
         let ManifestPut::Theirs(found) = self.records.put_manifest(self.claim()?, &manifest).await? else {
             return Ok(());
         };
@@ -281,6 +297,18 @@ impl Sink for FileSink {
             self.folder.display()
         );
         Err(Error::new(Kind::Refused, text))
+    }
+
+    async fn tidy(&mut self, settled: BatchId) -> Result<()> {
+        let removed = self.remove_orphans(settled, ORPHAN_AGE).await?;
+        if !removed.is_empty() {
+            tracing::info!(
+                sink = self.name,
+                files = removed.len(),
+                "removed files that no manifest names"
+            );
+        }
+        Ok(())
     }
 
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
@@ -361,7 +389,7 @@ fn committed(manifest: &Manifest) -> Committed {
 #[async_trait]
 impl BatchCommit for FileCommit {
     async fn commit(self: Box<Self>, permit: &CommitPermit, mut record: LedgerRecord) -> Result<Committed> {
-        let (files, finished) = self.staged.closed();
+        let finished = self.staged.slices_finished();
         if permit.batch_id() != record.batch_id || finished != self.slices {
             let text = format!(
                 "sink {}: commit of batch {} with a permit for batch {} and {finished} of {} slices finished",
@@ -372,10 +400,8 @@ impl BatchCommit for FileCommit {
             );
             return Err(Error::new(Kind::Bug, text));
         }
-        if !files.is_empty() {
-            let folder = self.staged.folder().to_owned();
-            blocking(move || sync_folder(&folder)).await?;
-        }
+        let staged = Arc::clone(&self.staged);
+        let files = blocking(move || staged.close()).await?;
         record.rows = files.iter().map(|entry| entry.rows).sum();
         let manifest = Manifest::new(files, record);
         self.records.look_for_newer(&self.claim).await?;

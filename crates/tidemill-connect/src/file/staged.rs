@@ -1,7 +1,7 @@
 //! Data files on their way: written and synced, named by no manifest yet.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -9,16 +9,28 @@ use async_trait::async_trait;
 use tidemill_core::plan::{BatchId, BatchPlan};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::SliceWriter;
+use tidemill_engine::store::sync_folder;
 
 use super::encoding::{DataFile, Encoding};
 use super::manifest::FileEntry;
 
 const PREFIX: &str = "part-";
+/// Bytes of rows that one slice keeps in memory before it makes a file of its own.
+const HELD_SLICE_BYTES_MAX: usize = 512 << 10;
+/// The same for all slices of a batch together.
+const HELD_BYTES_MAX: usize = 8 << 20;
 
-/// The batch that a data file was written for, by its name; `None` where it is no data file of ours.
-pub(super) fn batch_of(name: &str) -> Option<BatchId> {
-    let digits = name.strip_prefix(PREFIX)?.split('-').next()?;
-    if digits.len() == 20 { digits.parse().ok() } else { None }
+/// The batch that a data file was written for and the attempt that wrote it, by its name; `None` where it is no data file
+/// of ours.
+pub(super) fn attempt_of(name: &str) -> Option<(BatchId, &str)> {
+    let (batch, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    let (_slice, rest) = rest.split_once('-')?;
+    let (attempt, _extension) = rest.split_once('.')?;
+    if batch.len() == 20 {
+        Some((batch.parse().ok()?, attempt))
+    } else {
+        None
+    }
 }
 
 /// The data files of one attempt at one batch. They are removed when it is dropped, unless they were kept.
@@ -37,6 +49,10 @@ pub(super) struct Staged {
 struct Files {
     created: Vec<String>,
     closed: Vec<FileEntry>,
+    /// Rows of slices that ended small, by slice.
+    small: Vec<(usize, Vec<RecordBatch>)>,
+    /// Bytes of rows in memory, of slices that ended small and of those that may.
+    held_bytes: usize,
     slices_finished: usize,
     kept: bool,
 }
@@ -54,16 +70,53 @@ impl Staged {
         }
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    /// How many slices have ended.
+    pub(super) fn slices_finished(&self) -> usize {
+        self.lock().slices_finished
     }
 
-    /// The closed files in the order of their names, and how many slices have ended.
-    pub(super) fn closed(&self) -> (Vec<FileEntry>, usize) {
-        let files = self.lock();
-        let mut closed = files.closed.clone();
+    /// Writes the rows of all small slices into one file, slice after slice, and makes the names of all files durable.
+    /// Gives the files in the order of their names. Blocking.
+    ///
+    /// # Errors
+    /// Where there is no room, or a file can't be written or synced.
+    pub(super) fn close(&self) -> Result<Vec<FileEntry>> {
+        let mut small = std::mem::take(&mut self.lock().small);
+        small.sort_by_key(|(slice, _)| *slice);
+        let mut together = None;
+        for (slice, rows) in &small {
+            for rows in rows {
+                let file = match &mut together {
+                    Some(file) => file,
+                    None => together.insert(self.create(*slice, rows)?),
+                };
+                file.write(rows)?;
+            }
+        }
+        let together = together.map(DataFile::close).transpose()?;
+        let mut closed = self.lock().closed.clone();
+        closed.extend(together);
         closed.sort_by(|a, b| a.path.cmp(&b.path));
-        (closed, files.slices_finished)
+        if !closed.is_empty() {
+            sync_folder(&self.folder)?;
+        }
+        Ok(closed)
+    }
+
+    fn create(&self, slice: usize, rows: &RecordBatch) -> Result<DataFile> {
+        let name = self.name_for(slice);
+        self.lock().created.push(name.clone());
+        DataFile::create(&self.folder, &name, self.encoding, &rows.schema())
+    }
+
+    /// True where `bytes` more may be kept in memory; they are counted then.
+    fn hold(&self, bytes: usize) -> bool {
+        let mut files = self.lock();
+        let fits = files.held_bytes + bytes <= HELD_BYTES_MAX;
+        if fits {
+            files.held_bytes += bytes;
+        }
+        fits
     }
 
     /// From here on a manifest may name the files: they stay, whatever happens.
@@ -99,10 +152,13 @@ impl Drop for Staged {
     }
 }
 
-/// Writes the rows of one slice into one file, which is made for the first of them.
+/// Takes the rows of one slice: a few are kept for the file that all small slices of the batch share, more get a file of
+/// their own.
 pub(super) struct SliceFile {
     staged: Arc<Staged>,
     slice: usize,
+    held: Vec<RecordBatch>,
+    held_bytes: usize,
     file: Option<DataFile>,
     /// Set while the file is away on a blocking thread, so that a write that was given up is not followed by another.
     broken: bool,
@@ -113,9 +169,22 @@ impl SliceFile {
         Self {
             staged,
             slice,
+            held: Vec::new(),
+            held_bytes: 0,
             file: None,
             broken: false,
         }
+    }
+
+    /// Keeps the rows in memory where the slice is small so far.
+    fn hold(&mut self, rows: &RecordBatch) -> bool {
+        let bytes = rows.get_array_memory_size();
+        let small = self.file.is_none() && self.held_bytes + bytes <= HELD_SLICE_BYTES_MAX && self.staged.hold(bytes);
+        if small {
+            self.held_bytes += bytes;
+            self.held.push(rows.clone());
+        }
+        small
     }
 
     async fn blocking<T: Send + 'static>(
@@ -153,17 +222,21 @@ impl SliceWriter for SliceFile {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        if !self.broken && self.hold(&rows) {
+            return Ok(());
+        }
         let slice = self.slice;
+        let held = std::mem::take(&mut self.held);
+        let held_bytes = std::mem::take(&mut self.held_bytes);
         let write = move |staged: &Staged, file: Option<DataFile>| {
             let mut file = match file {
                 Some(file) => file,
-                None => {
-                    let name = staged.name_for(slice);
-                    staged.lock().created.push(name.clone());
-                    DataFile::create(&staged.folder, &name, staged.encoding, &rows.schema())?
-                }
+                None => staged.create(slice, &rows)?,
             };
-            file.write(&rows)?;
+            for rows in held.iter().chain([&rows]) {
+                file.write(rows)?;
+            }
+            staged.lock().held_bytes -= held_bytes;
             Ok(file)
         };
         self.file = Some(self.blocking(write).await?);
@@ -171,6 +244,13 @@ impl SliceWriter for SliceFile {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
+        if self.file.is_none() && !self.broken {
+            let held = std::mem::take(&mut self.held);
+            let mut files = self.staged.lock();
+            files.small.push((self.slice, held));
+            files.slices_finished += 1;
+            return Ok(());
+        }
         let close = |staged: &Staged, file: Option<DataFile>| {
             let closed = file.map(DataFile::close).transpose()?;
             let mut files = staged.lock();
@@ -187,15 +267,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_their_batch() {
-        assert_eq!(batch_of("part-00000000000000000017-00003-e2-a1-ff.parquet"), Some(17));
+    fn names_tell_their_batch_and_attempt() {
+        assert_eq!(
+            attempt_of("part-00000000000000000017-00003-e2-a1-ff.parquet"),
+            Some((17, "e2-a1-ff"))
+        );
         for name in [
             "part-17-00003-e2-a1-ff.parquet",
             "00000000000000000017.json",
             "part-",
             "other.parquet",
         ] {
-            assert_eq!(batch_of(name), None, "{name}");
+            assert_eq!(attempt_of(name), None, "{name}");
         }
     }
 }

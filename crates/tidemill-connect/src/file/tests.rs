@@ -94,6 +94,9 @@ fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(names), Arc::new(at)]).unwrap()
 }
 
+/// Rows of a slice that gets a file of its own.
+const MANY: i64 = 20_000;
+
 /// Writes `slices` with two writes each and ends them; commits nothing.
 async fn write(sink: &mut FileSink, batch_id: u64, slices: &[std::ops::Range<i64>]) -> Box<dyn BatchCommit> {
     let SinkBatch { writers, commit } = sink.begin(&plan(batch_id), slices.len(), 1).await.unwrap();
@@ -169,14 +172,14 @@ async fn rows_come_back_in_every_compression() {
         assert!(!folder.path().join("a").exists(), "a check creates nothing");
         sink.fence(&claim(1)).await.unwrap();
         let committed = write_and_commit(&mut sink, 1, &[0..50, 100..150]).await.unwrap();
-        assert_eq!((committed.rows, committed.files.len()), (100, 2));
+        assert_eq!((committed.rows, committed.files.len()), (100, 1));
         assert_eq!(visible(&folder), (0..50).chain(100..150).collect::<Vec<_>>());
         let path = folder.path().join("a/b").join(&committed.files[0]);
         let mut reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
             .unwrap()
             .build()
             .unwrap();
-        let read = reader.next().unwrap().unwrap();
+        let read = reader.next().unwrap().unwrap().slice(0, 50);
         assert_eq!(read.column(1).as_string_view(), rows(0..50).column(1).as_string_view());
         assert_eq!(
             read.schema().field(2).data_type(),
@@ -227,22 +230,23 @@ async fn x27_a_crash_before_the_manifest_shows_nothing_and_the_rerun_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = taken(&folder, 1).await;
     // A killed process runs no destructors.
-    std::mem::forget(write(&mut first, 1, &[0..10, 10..20]).await);
+    let slices = [0..MANY, MANY..2 * MANY];
+    std::mem::forget(write(&mut first, 1, &slices).await);
     assert_eq!(data_files(&folder).len(), 2);
     assert!(visible(&folder).is_empty());
     let mut second = taken(&folder, 2).await;
     assert_eq!(second.ledger().await.unwrap(), None);
-    write_and_commit(&mut second, 1, &[0..10, 10..20]).await.unwrap();
-    assert_eq!(visible(&folder), (0..20).collect::<Vec<_>>());
+    write_and_commit(&mut second, 1, &slices).await.unwrap();
+    assert_eq!(visible(&folder), (0..2 * MANY).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_batch_that_is_given_up_removes_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = taken(&folder, 1).await;
-    drop(write(&mut sink, 1, &[0..10]).await);
+    drop(write(&mut sink, 1, &[0..MANY]).await);
     let mut open = sink.begin(&plan(1), 1, 2).await.unwrap();
-    open.writers[0].write(rows(0..10)).await.unwrap();
+    open.writers[0].write(rows(0..MANY)).await.unwrap();
     assert_eq!(data_files(&folder).len(), 1);
     drop(open);
     assert!(data_files(&folder).is_empty());
@@ -496,10 +500,10 @@ async fn x9_a_birth_is_recorded_once() {
 async fn x28_orphans_are_files_of_settled_batches_that_no_manifest_names() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = taken(&folder, 1).await;
-    std::mem::forget(write(&mut sink, 1, &[0..10]).await);
+    std::mem::forget(write(&mut sink, 1, &[0..MANY]).await);
     let orphan: Vec<String> = data_files(&folder).into_iter().collect();
-    write_and_commit(&mut sink, 1, &[0..10]).await.unwrap();
-    std::mem::forget(write(&mut sink, 2, &[0..10]).await);
+    write_and_commit(&mut sink, 1, &[0..MANY]).await.unwrap();
+    std::mem::forget(write(&mut sink, 2, &[0..MANY]).await);
     fs::write(folder.path().join("a/b/part-of-somebody.parquet"), b"x").unwrap();
     assert!(
         sink.remove_orphans(1, Duration::from_secs(3600))
@@ -509,8 +513,26 @@ async fn x28_orphans_are_files_of_settled_batches_that_no_manifest_names() {
     );
     assert!(sink.remove_orphans(0, Duration::ZERO).await.unwrap().is_empty());
     assert_eq!(sink.remove_orphans(1, Duration::ZERO).await.unwrap(), orphan);
-    assert_eq!(visible(&folder), (0..10).collect::<Vec<_>>());
+    assert_eq!(visible(&folder), (0..MANY).collect::<Vec<_>>());
     assert_eq!(data_files(&folder).len(), 3);
+}
+
+#[tokio::test]
+async fn small_slices_share_a_file_in_their_order_and_larger_ones_have_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = taken(&folder, 1).await;
+    let small = [0..10, 10..10, 10..30, 30..31];
+    assert_eq!(write_and_commit(&mut sink, 1, &small).await.unwrap().files.len(), 1);
+    let mixed = [31..40, 40..40 + MANY, 40 + MANY..50 + MANY];
+    assert_eq!(write_and_commit(&mut sink, 2, &mixed).await.unwrap().files.len(), 2);
+    let mut ids = visible(&folder);
+    assert_eq!(ids[..31], (0..31).collect::<Vec<_>>());
+    ids.sort_unstable();
+    assert_eq!(ids, (0..50 + MANY).collect::<Vec<_>>());
+    // Of all slices together no more than a few MiB stay in memory, however many there are.
+    let many: Vec<_> = (0..40).map(|slice| slice * 5_000..(slice + 1) * 5_000).collect();
+    let files = write_and_commit(&mut sink, 3, &many).await.unwrap().files.len();
+    assert!((2..40).contains(&files), "{files} files");
 }
 
 #[tokio::test]
