@@ -2,26 +2,22 @@
 
 use std::sync::Arc;
 
-use tidemill_connect::console::ConsoleSink;
-use tidemill_connect::file::{Encoding, FileSink};
-use tidemill_connect::postgres::{PostgresConfig, PostgresSink};
 use tidemill_core::start::StartPolicy;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{Format, JsonFormat, RawFormat, parse_columns};
-use tidemill_engine::sink::Sink;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
 use tidemill_engine::time::{Clock, SystemClock};
-use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig, ValueFormat};
-use tidemill_kafka::{Compression, Isolation, KafkaConfig, KafkaSource};
+use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
+use crate::open_sink::open_sink;
 use crate::settings::Settings;
-use crate::settings::sink::{SinkKind, SinkSettings};
+use crate::settings::sink::SinkSettings;
 use crate::settings::source::{SourceFormat, SourceSettings, Start};
 
 /// The checkpoint of a pipeline.
@@ -66,7 +62,7 @@ pub(crate) async fn driver(
         outputs.push(Output {
             name: sink.name.clone(),
             template,
-            sink: open(settings, sink)?,
+            sink: open_sink(&settings.name, sink)?,
         });
     }
     let sources = settings
@@ -170,62 +166,6 @@ fn start_policy(start: &Start) -> StartPolicy {
         Start::Latest => StartPolicy::Latest,
         Start::Offsets(offsets) => StartPolicy::Offsets(offsets.clone()),
     }
-}
-
-fn open(settings: &Settings, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
-    Ok(match &sink.kind {
-        SinkKind::Console { limit } => Box::new(ConsoleSink::new(
-            &sink.name,
-            usize::try_from(*limit).unwrap_or(usize::MAX),
-        )),
-        SinkKind::File {
-            path,
-            format,
-            compression,
-        } => {
-            let compression = (!compression.is_empty()).then_some(*compression);
-            let encoding = Encoding::parse(format, compression)?;
-            Box::new(FileSink::new(&sink.name, &path.display().to_string(), encoding)?)
-        }
-        SinkKind::Postgres {
-            url,
-            table,
-            create_table,
-        } => {
-            let config = PostgresConfig {
-                url: url.expose().to_owned(),
-                table: table.clone(),
-                create_table: *create_table,
-            };
-            Box::new(PostgresSink::new(sink.name.clone(), config)?)
-        }
-        SinkKind::Kafka {
-            brokers,
-            topic,
-            format,
-            key,
-            headers,
-            compression,
-            properties,
-        } => {
-            let mut config = KafkaSinkConfig::new(brokers, topic);
-            config.format = if *format == "raw" {
-                ValueFormat::Raw
-            } else {
-                ValueFormat::Json
-            };
-            config.key.clone_from(key);
-            config.headers.clone_from(headers);
-            config.compression = match *compression {
-                "lz4" => Compression::Lz4,
-                "snappy" => Compression::Snappy,
-                "gzip" => Compression::Gzip,
-                _ => Compression::None,
-            };
-            config.properties = properties.iter().cloned().collect();
-            Box::new(KafkaSink::new(&sink.name, &settings.name, config))
-        }
-    })
 }
 
 /// Hash of what the pipeline computes: sources' columns and policies, queries, what each sink takes.

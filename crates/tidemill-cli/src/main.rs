@@ -5,6 +5,7 @@ mod assemble;
 mod check;
 mod checkpoint;
 mod offsets;
+mod open_sink;
 mod quickstart;
 mod run;
 mod settings;

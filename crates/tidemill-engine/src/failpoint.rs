@@ -132,7 +132,10 @@ mod armed {
     }
 
     /// SIGSTOP may be taken by another thread first: this one would go on for a moment, beyond its point.
-    #[expect(clippy::disallowed_methods, reason = "nothing tells a thread that it is about to be stopped")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing tells a thread that it is about to be stopped"
+    )]
     fn wait_for_the_stop() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }

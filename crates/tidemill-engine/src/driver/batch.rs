@@ -10,6 +10,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
 use tidemill_core::next_batch;
+use tidemill_core::plan::BatchPlan;
 use tidemill_core::recover::LoggedPlan;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -29,6 +30,8 @@ const USER_CODE_RUNS_MAX: u32 = 4;
 const TIME_LIMIT_RUNS_MAX: u32 = 2;
 /// Runs of a batch that lose their sink while the checkpoint knows no newer epoch.
 const FENCED_RUNS_MAX: u32 = 5;
+/// A batch of so few is read at once, by one fetch per broker.
+const FEW_OFFSETS: i64 = 50_000;
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl Driver {
@@ -172,7 +175,7 @@ async fn attempt_output(
     failpoint::pass("sink.before-begin");
     let SinkBatch { writers, commit } = output.sink.begin(&logged.plan, run.slices(), attempt).await?;
     failpoint::pass("sink.after-begin");
-    run_slices(&run, writers, logged.plan.reduce_slices).await?;
+    run_slices(&run, writers, &logged.plan).await?;
     let permit = permit(&run, logged, record_bytes).await?;
     checkpoint.look_for_newer(claim.epoch).await?;
     failpoint::pass("sink.before-commit");
@@ -212,11 +215,11 @@ async fn permit(run: &BatchRun, logged: &LoggedPlan, record_bytes: &mut BTreeMap
 
 /// Executes all slices, each into its writer. Slices that read ranges and nothing else may wait for their turn; where
 /// an exchange lies between, all must run at once or none ends.
-async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, reduce_slices: usize) -> Result<()> {
-    let at_once = if run.exchanges() {
+async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, plan: &BatchPlan) -> Result<()> {
+    let at_once = if run.exchanges() || offsets(plan) <= FEW_OFFSETS {
         writers.len()
     } else {
-        reduce_slices * 2
+        plan.reduce_slices * 2
     };
     let turns = Arc::new(Semaphore::new(at_once.max(1)));
     let mut slices = JoinSet::new();
@@ -236,6 +239,10 @@ async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, reduce_s
         ended.map_err(|error| Error::with_source(Kind::Bug, "a slice panicked", error))??;
     }
     Ok(())
+}
+
+fn offsets(plan: &BatchPlan) -> i64 {
+    plan.ranges.iter().map(|range| range.until - range.from).sum()
 }
 
 async fn run_slice(

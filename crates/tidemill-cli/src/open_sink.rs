@@ -1,0 +1,94 @@
+//! From a sink's settings to the sink. Each system has a feature of the same name; the binary that users get has all of them.
+
+#[cfg(feature = "file")]
+use std::path::Path;
+
+use tidemill_connect::console::ConsoleSink;
+use tidemill_engine::error::Result;
+use tidemill_engine::sink::Sink;
+use tidemill_kafka::Compression;
+use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig, ValueFormat};
+
+use crate::settings::sink::{SinkKind, SinkSettings};
+
+/// The sink of the pipeline `app`; it is connected to nothing yet.
+///
+/// # Errors
+/// Settings that do not fit together, and a system that this binary was built without.
+pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>> {
+    match &sink.kind {
+        SinkKind::Console { limit } => {
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            Ok(Box::new(ConsoleSink::new(&sink.name, limit)))
+        }
+        #[cfg(feature = "file")]
+        SinkKind::File {
+            path,
+            format,
+            compression,
+        } => file(&sink.name, path, format, compression),
+        #[cfg(not(feature = "file"))]
+        SinkKind::File { .. } => Err(left_out(sink, "file")),
+        #[cfg(feature = "postgres")]
+        SinkKind::Postgres {
+            url,
+            table,
+            create_table,
+        } => {
+            let config = tidemill_connect::postgres::PostgresConfig {
+                url: url.expose().to_owned(),
+                table: table.clone(),
+                create_table: *create_table,
+            };
+            let sink = tidemill_connect::postgres::PostgresSink::new(sink.name.clone(), config)?;
+            Ok(Box::new(sink))
+        }
+        #[cfg(not(feature = "postgres"))]
+        SinkKind::Postgres { .. } => Err(left_out(sink, "postgres")),
+        SinkKind::Kafka {
+            brokers,
+            topic,
+            format,
+            key,
+            headers,
+            compression,
+            properties,
+        } => {
+            let mut config = KafkaSinkConfig::new(brokers, topic);
+            config.format = if *format == "raw" {
+                ValueFormat::Raw
+            } else {
+                ValueFormat::Json
+            };
+            config.key.clone_from(key);
+            config.headers.clone_from(headers);
+            config.compression = match *compression {
+                "lz4" => Compression::Lz4,
+                "snappy" => Compression::Snappy,
+                "gzip" => Compression::Gzip,
+                _ => Compression::None,
+            };
+            config.properties = properties.iter().cloned().collect();
+            Ok(Box::new(KafkaSink::new(&sink.name, app, config)))
+        }
+    }
+}
+
+#[cfg(feature = "file")]
+fn file(name: &str, path: &Path, format: &str, compression: &str) -> Result<Box<dyn Sink>> {
+    use tidemill_connect::file::{Encoding, FileSink};
+    let compression = (!compression.is_empty()).then_some(compression);
+    let encoding = Encoding::parse(format, compression)?;
+    Ok(Box::new(FileSink::new(name, &path.display().to_string(), encoding)?))
+}
+
+#[cfg(not(all(feature = "file", feature = "postgres")))]
+fn left_out(sink: &SinkSettings, feature: &str) -> tidemill_engine::error::Error {
+    tidemill_engine::error::Error::new(
+        tidemill_engine::error::Kind::Config,
+        format!(
+            "sink {}: this binary was built without the feature `{feature}`; build it with its default features",
+            sink.name
+        ),
+    )
+}
