@@ -48,10 +48,9 @@ impl Messages {
         self.entries.is_empty()
     }
 
-    /// The records, each with its headers where the sink has any.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Message<'_>, Option<OwnedHeaders>)> {
+    /// The records.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Message<'_>> {
         let mut rest = self.bytes.as_slice();
-        let mut headers = std::mem::take(&mut self.headers).into_iter();
         self.entries.iter().map(move |entry| {
             let mut take = |len: Option<u32>| {
                 len.map(|len| {
@@ -61,15 +60,22 @@ impl Messages {
                 })
             };
             let (key, value) = (take(entry.key_len), take(entry.value_len));
-            (
-                Message {
-                    partition: entry.partition,
-                    key,
-                    value,
-                },
-                headers.next(),
-            )
+            Message {
+                partition: entry.partition,
+                key,
+                value,
+            }
         })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The headers of each record; none at all where the sink has none.
+    pub(super) fn take_headers(&mut self) -> Vec<OwnedHeaders> {
+        std::mem::take(&mut self.headers)
     }
 }
 
@@ -399,7 +405,7 @@ mod tests {
             .encode(&rows(), 0, 5, 7, 1 << 20, &mut messages)
             .unwrap();
         assert_eq!(next, 2);
-        let written: Vec<_> = messages.drain().map(|(message, _)| message).collect();
+        let written: Vec<_> = messages.iter().collect();
         assert_eq!(
             written[0],
             Message {
@@ -424,7 +430,7 @@ mod tests {
         let mut messages = Messages::default();
         assert_eq!(encoder.encode(&rows(), 0, 0, 1, 1, &mut messages).unwrap(), 1);
         assert_eq!(encoder.encode(&rows(), 1, 0, 1, 1 << 20, &mut messages).unwrap(), 2);
-        assert_eq!(messages.drain().count(), 2);
+        assert_eq!((messages.len(), messages.iter().count()), (2, 2));
     }
 
     #[test]
@@ -448,8 +454,8 @@ mod tests {
             .encode(&rows, 0, 0, 1, 1 << 20, &mut messages)
             .unwrap();
         let values: Vec<_> = messages
-            .drain()
-            .map(|(message, _)| message.value.map(<[u8]>::to_vec))
+            .iter()
+            .map(|message| message.value.map(<[u8]>::to_vec))
             .collect();
         assert_eq!(values, [Some(vec![0xff]), None, Some(vec![])]);
     }
@@ -477,9 +483,8 @@ mod tests {
             .unwrap()
             .encode(&rows, 0, 0, 1, 1 << 20, &mut messages)
             .unwrap();
-        let (message, headers) = messages.drain().next().unwrap();
-        assert_eq!(message.value, Some(br#"{"n":1}"#.as_slice()));
-        let headers = headers.unwrap();
+        let headers = messages.take_headers().remove(0);
+        assert_eq!(messages.iter().next().unwrap().value, Some(br#"{"n":1}"#.as_slice()));
         let read: Vec<_> = headers
             .iter()
             .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))

@@ -16,6 +16,7 @@ mod json;
 mod ledger_topic;
 mod messages;
 mod observer;
+mod output;
 mod transaction;
 mod writer;
 

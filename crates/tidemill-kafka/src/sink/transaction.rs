@@ -19,14 +19,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::config::KafkaSinkConfig;
 use super::messages::Messages;
 use super::observer::{FailedDelivery, Observer};
+use super::output::{NotTaken, OutputTopic};
 use crate::client_error::{client_error, kind_of};
 
 /// How many encoded buffers wait for the producer at most.
 const QUEUED_BUFFERS_MAX: usize = 4;
 /// How long `init_transactions` may take; a coordinator that settles an old transaction answers in seconds.
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a full producer is served before it is tried again.
-const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long a full or unfinished producer is left alone before it is looked at again.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long the cause is waited for when its consequences are known.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// How often a wait is named in the log.
@@ -99,7 +100,10 @@ impl Transactions {
         })?;
         let (work, queue) = mpsc::channel(QUEUED_BUFFERS_MAX);
         let state = Arc::new(State::default());
+        let output = OutputTopic::new(&producer, &target.topic)
+            .map_err(|error| client_error(format!("sink {sink}: opening topic {}", target.topic), error))?;
         let thread = Thread {
+            output,
             producer,
             state: Arc::clone(&state),
             socket_timeout: config.socket_timeout(),
@@ -176,6 +180,8 @@ struct Open {
 }
 
 struct Thread {
+    // Before the producer: it must be dropped first.
+    output: OutputTopic,
     producer: BaseProducer<Observer>,
     state: Arc<State>,
     target: Target,
@@ -241,20 +247,52 @@ impl Thread {
 
     fn send(&mut self, batch: u64, mut messages: Messages) -> Result<()> {
         self.begin(batch)?;
-        let mut sent = 0;
-        for (message, headers) in messages.drain() {
-            self.send_one(
-                &self.target.topic,
-                message.partition,
-                message.key,
-                message.value,
-                headers,
-            )?;
-            sent += 1;
+        let headers = messages.take_headers();
+        if headers.is_empty() {
+            self.send_all(&messages)?;
+        } else {
+            for (message, headers) in messages.iter().zip(headers) {
+                let topic = &self.target.topic;
+                self.send_one(topic, message.partition, message.key, message.value, Some(headers))?;
+            }
         }
-        self.begin(batch)?.rows += sent;
+        self.begin(batch)?.rows += messages.len() as u64;
         self.producer.poll(Duration::ZERO);
         self.check_deliveries()
+    }
+
+    fn send_all(&self, messages: &Messages) -> Result<()> {
+        let mut handing_over = self.output.hand_over(messages);
+        loop {
+            match handing_over.go_on() {
+                Ok(true) => return Ok(()),
+                Ok(false) => self.wait_for_room()?,
+                Err(not_taken) => return Err(self.not_taken(&self.target.topic, &not_taken)),
+            }
+        }
+    }
+
+    /// Serves a producer whose queue is full for a moment.
+    fn wait_for_room(&self) -> Result<()> {
+        self.pause();
+        self.check_deliveries()?;
+        self.check_time("writing")?;
+        if self.state.spent.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Unavailable, "the batch was given up"));
+        }
+        Ok(())
+    }
+
+    fn not_taken(&self, topic: &str, not_taken: &NotTaken) -> Error {
+        let NotTaken {
+            partition,
+            bytes,
+            error,
+        } = not_taken;
+        self.error(
+            &format!("writing a record of {bytes} bytes to {topic}/{partition}"),
+            error.clone(),
+        )
     }
 
     fn send_one(
@@ -274,19 +312,16 @@ impl Thread {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
                     record = returned;
-                    self.producer.poll(FULL_WAIT);
-                    self.check_deliveries()?;
-                    self.check_time("writing")?;
-                    if self.state.spent.load(Ordering::Acquire) {
-                        return Err(Error::new(Kind::Unavailable, "the batch was given up"));
-                    }
+                    self.wait_for_room()?;
                 }
                 Err((error, _)) => {
                     let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-                    return Err(self.error(
-                        &format!("writing a record of {bytes} bytes to {topic}/{partition}"),
+                    let not_taken = NotTaken {
+                        partition,
+                        bytes,
                         error,
-                    ));
+                    };
+                    return Err(self.not_taken(topic, &not_taken));
                 }
             }
         }
@@ -327,7 +362,7 @@ impl Thread {
                 Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
                 Err(error) => return Err(self.error("waiting for the broker to take all rows", error)),
             }
-            self.producer.poll(FULL_WAIT);
+            self.pause();
             self.check_deliveries()?;
             self.check_time("waiting for the broker to take all rows")?;
             if named.elapsed() >= NAME_WAIT_EVERY {
@@ -409,8 +444,15 @@ impl Thread {
             {
                 return Some(failed);
             }
-            self.producer.poll(FULL_WAIT);
+            self.pause();
         }
+    }
+
+    /// Leaves the processor to the client's own threads for a moment, then hears what they say. A poll that waits would spin
+    /// through the last part of a millisecond.
+    fn pause(&self) {
+        std::thread::park_timeout(PAUSE);
+        serve(&self.producer);
     }
 
     fn bug(&self, what: &str) -> Error {
