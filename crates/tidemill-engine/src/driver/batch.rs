@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -22,12 +21,10 @@ use crate::failpoint;
 use crate::sink::{Claim, SinkBatch, SliceWriter};
 use crate::sql::template::BatchRun;
 
-const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Runs of a batch whose user code fails, the first included.
 const USER_CODE_RUNS_MAX: u32 = 4;
 /// Runs of a batch that lose their sink while the checkpoint knows no newer epoch.
 const FENCED_RUNS_MAX: u32 = 5;
-const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Runs one output until it is committed. What may pass by itself is tried again for as long as it takes, with the
@@ -40,9 +37,8 @@ impl Driver {
         record_bytes: &mut BTreeMap<String, u64>,
     ) -> Result<SinkCommit> {
         let begun = self.clock.elapsed();
+        let mut patience = self.patience();
         let output = &mut self.outputs[at];
-        let mut wait = RETRY_FIRST;
-        let mut drain_since = None;
         for attempt in 0.. {
             let error = match attempt_output(output, &self.checkpoint, claim, logged, attempt, record_bytes).await {
                 Ok(mut done) => {
@@ -60,28 +56,19 @@ impl Driver {
                 sink = output.name,
                 attempt,
                 error = error.chain(),
-                retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                retry_ms = u64::try_from(patience.next().as_millis()).unwrap_or(u64::MAX),
                 "the batch was not committed; nothing is lost, intake waits"
             );
-            if *self.stop.borrow() {
-                let since = *drain_since.get_or_insert_with(|| self.clock.elapsed());
-                if self.clock.elapsed() - since > self.settings.drain_timeout {
-                    return Err(in_batch(error, logged, &output.name));
-                }
-            }
             self.checkpoint.look_for_newer(claim.epoch).await?;
-            self.clock.sleep(jittered(wait)).await;
-            wait = (wait * 2).min(RETRY_LAST);
+            if !patience.wait().await {
+                return Err(in_batch(error, logged, &output.name));
+            }
             if let Some(done) = settle(output, &self.checkpoint, claim, logged).await? {
                 return Ok(done);
             }
         }
         Err(Error::new(Kind::Bug, "attempts ran out"))
     }
-}
-
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
