@@ -8,11 +8,13 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
+use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::next_batch;
 use tidemill_core::recover::LoggedPlan;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::patience::Patience;
 use super::recovery::{ledger_record, take};
 use super::{Driver, Output};
 use crate::checkpoint::{Checkpoint, SinkCommit};
@@ -51,19 +53,7 @@ impl Driver {
                 Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,
                 Err(error) => return Err(in_batch(error, logged, &output.name)),
             };
-            tracing::warn!(
-                batch = logged.plan.batch_id,
-                sink = output.name,
-                attempt,
-                error = error.chain(),
-                retry_ms = u64::try_from(patience.next().as_millis()).unwrap_or(u64::MAX),
-                "the batch was not committed; nothing is lost, intake waits"
-            );
-            self.checkpoint.look_for_newer(claim.epoch).await?;
-            if !patience.wait().await {
-                return Err(in_batch(error, logged, &output.name));
-            }
-            if let Some(done) = settle(output, &self.checkpoint, claim, logged).await? {
+            if let Some(done) = settle(output, &self.checkpoint, claim, logged, attempt, error, &mut patience).await? {
                 return Ok(done);
             }
         }
@@ -96,19 +86,41 @@ fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
     )
 }
 
-/// After an unknown outcome: still ours? then fence again and ask the ledger. `Some` where the batch is in it.
+/// After an unknown outcome, for as long as it takes: still ours? then fence again and ask the ledger. `Some` where the batch
+/// is in it; `None` where it is not and may run again. Until the ledger has answered nothing runs: what became of the batch is
+/// unknown, and a sink that is not fenced is not ours.
 async fn settle(
     output: &mut Output,
     checkpoint: &Checkpoint,
     claim: &Claim,
     logged: &LoggedPlan,
+    attempt: u32,
+    mut error: Error,
+    patience: &mut Patience,
 ) -> Result<Option<SinkCommit>> {
-    let ledger = match take(output, checkpoint, claim).await {
-        Ok(ledger) => ledger,
-        // Still down: the next attempt fails in the same way and says so.
-        Err(error) if error.is_transient() => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    loop {
+        tracing::warn!(
+            batch = logged.plan.batch_id,
+            sink = output.name,
+            attempt,
+            error = error.chain(),
+            retry_ms = u64::try_from(patience.next().as_millis()).unwrap_or(u64::MAX),
+            "the batch was not committed; nothing is lost, intake waits"
+        );
+        checkpoint.look_for_newer(claim.epoch).await?;
+        if !patience.wait().await {
+            return Err(in_batch(error, logged, &output.name));
+        }
+        match take(output, checkpoint, claim).await {
+            Ok(ledger) => return found(output, ledger, logged),
+            Err(again) if again.is_transient() => error = again,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What the ledger says of the batch.
+fn found(output: &Output, ledger: Option<LedgerRecord>, logged: &LoggedPlan) -> Result<Option<SinkCommit>> {
     match ledger {
         Some(record) if record.batch_id == logged.plan.batch_id && record.plan_hash == logged.hash => {
             tracing::info!(
