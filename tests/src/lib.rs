@@ -2,6 +2,7 @@
 //!
 //! - [`servers`]: where Kafka, PostgreSQL and the binary are; all of them must be there, nothing is skipped
 //! - [`own_server`]: a server of one test's own, to be killed and started again
+//! - [`small_disk`]: a file system to be filled up
 //! - [`java`]: the programs of `tests/java`, which share no code with Tidemill
 //! - [`pipeline`]: a pipeline file in a folder of its own; start, kill, freeze, wait
 //! - [`target`]: a fresh sink of each exactly-once kind, and its rows as an outside reader sees them
@@ -18,4 +19,5 @@ pub mod own_server;
 pub mod pipeline;
 pub mod records;
 pub mod servers;
+pub mod small_disk;
 pub mod target;

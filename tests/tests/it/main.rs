@@ -6,6 +6,7 @@
 
 mod bad_records;
 mod crash;
+mod disk_full;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;

@@ -190,7 +190,7 @@ fn a_run_rides_through_the_end_of_its_database() {
         server.end(Signal::QUIT).unwrap(); // immediate
         run.signal(Signal::CONT);
         // The first failure is that of the broken session, the second that of the server that isn't there.
-        assert!(run.wait_for_log("attempt=1", LIMIT).unwrap(), "{}", run.log());
+        assert!(run.wait_for_log("retry_ms=400", LIMIT).unwrap(), "{}", run.log());
         let log = run.log();
         assert!(
             log.contains("the batch was not committed; nothing is lost, intake waits"),
