@@ -2,6 +2,7 @@
 //!
 //! - [`servers`]: where Kafka, PostgreSQL and the binary are; all of them must be there, nothing is skipped
 //! - [`own_server`]: a server of one test's own, to be killed and started again
+//! - [`lossy_proxy`]: a way to the database that loses the answer to a COMMIT
 //! - [`small_disk`]: a file system to be filled up
 //! - [`java`]: the programs of `tests/java`, which share no code with Tidemill
 //! - [`pipeline`]: a pipeline file in a folder of its own; start, kill, freeze, wait
@@ -14,6 +15,7 @@
 pub mod case;
 pub mod chance;
 pub mod java;
+pub mod lossy_proxy;
 pub mod oracle;
 pub mod own_server;
 pub mod pipeline;
