@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::servers;
 
-fn command(program: &str, args: &[&str]) -> Command {
+fn command(brokers: &str, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new("java");
     command
         .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp"])
         .arg(servers::java_class_path())
         .arg(program)
-        .arg(servers::kafka())
+        .arg(brokers)
         .args(args)
         .stdin(Stdio::null());
     command
@@ -24,7 +24,13 @@ fn command(program: &str, args: &[&str]) -> Command {
 /// # Errors
 /// Its standard error, where it doesn't succeed.
 pub fn run(program: &str, args: &[&str]) -> Result<String> {
-    let output = command(program, args).output().context("java can't be started")?;
+    run_at(&servers::kafka(), program, args)
+}
+
+fn run_at(brokers: &str, program: &str, args: &[&str]) -> Result<String> {
+    let output = command(brokers, program, args)
+        .output()
+        .context("java can't be started")?;
     if !output.status.success() {
         bail!(
             "{program} {}: {}\n{}",
@@ -41,7 +47,7 @@ pub fn run(program: &str, args: &[&str]) -> Result<String> {
 /// # Errors
 /// Where java can't be started.
 pub fn spawn(program: &str, args: &[&str]) -> Result<Child> {
-    command(program, args)
+    command(&servers::kafka(), program, args)
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()
@@ -53,10 +59,18 @@ pub fn spawn(program: &str, args: &[&str]) -> Result<Child> {
 /// # Errors
 /// As [`run`].
 pub fn load(topic: &str, records: u64, partitions: u64, options: &[&str]) -> Result<()> {
+    load_at(&servers::kafka(), topic, records, partitions, options)
+}
+
+/// The same at `brokers`.
+///
+/// # Errors
+/// As [`run`].
+pub fn load_at(brokers: &str, topic: &str, records: u64, partitions: u64, options: &[&str]) -> Result<()> {
     let (records, partitions) = (records.to_string(), partitions.to_string());
     let mut args = vec![topic, records.as_str(), partitions.as_str()];
     args.extend_from_slice(options);
-    run("Load", &args).map(drop)
+    run_at(brokers, "Load", &args).map(drop)
 }
 
 /// Every committed record of `topic` up to its stable end: objects with `partition`, `offset`, `timestamp`, `key`,

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 use crate::servers;
 
+/// How long a command that only looks may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
 /// How often a state that nothing announces is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -69,8 +72,22 @@ impl Pipeline {
     /// # Errors
     /// Where it can't be started.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Run> {
+        let mut words = vec!["run"];
+        words.extend_from_slice(args);
+        self.command(&words, env)
+    }
+
+    /// Runs `tidemill ARGS FILE`, a command that ends by itself.
+    ///
+    /// # Errors
+    /// Where it can't be started, or doesn't end.
+    pub fn ask(&self, args: &[&str]) -> Result<Finished> {
+        self.command(args, &[])?.wait(ANSWER_LIMIT)
+    }
+
+    fn command(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Run> {
         let mut command = Command::new(servers::binary());
-        command.arg("run").arg(&self.file).args(args);
+        command.args(args).arg(&self.file);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEMILL_")) {
             command.env_remove(name);
         }
@@ -225,6 +242,26 @@ impl Run {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// What standard error holds so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// The most memory that the process has had resident, in bytes.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn resident_bytes_max(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes: u64 = line
+            .and_then(|rest| rest.trim().strip_suffix(" kB"))
+            .context("no VmHWM: the process has ended")?
+            .trim()
+            .parse()?;
+        Ok(kibibytes * 1024)
     }
 
     /// Waits `time`, or less where the process ends before. True where it still runs.

@@ -110,9 +110,17 @@ impl Target {
 /// # Errors
 /// Where the database can't be reached, and those of `work`.
 pub fn with_database<T>(work: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
+    with_database_at(&servers::postgres(), work)
+}
+
+/// The same at `url`.
+///
+/// # Errors
+/// As [`with_database`].
+pub fn with_database_at<T>(url: &str, work: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(&servers::postgres(), NoTls).await?;
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
         let connection = tokio::spawn(connection);
         let result = work(&client).await;
         drop(client);

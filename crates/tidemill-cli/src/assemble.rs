@@ -168,13 +168,14 @@ fn start_policy(start: &Start) -> StartPolicy {
     }
 }
 
-/// Hash of what the pipeline computes: sources' columns and policies, queries, what each sink takes.
+/// Hash of what the pipeline computes: sources' columns and isolation, queries, what each sink takes. What a bad record does
+/// is left out: a batch that stopped at one must still run when the file is changed to skip it.
 fn pipeline_hash(settings: &Settings) -> String {
     let mut text = String::new();
     for source in &settings.sources {
         text.push_str(&format!(
-            "source {} {:?} {} {} {}\n",
-            source.name, source.format, source.columns, source.skip_bad_records, source.read_committed
+            "source {} {:?} {} {}\n",
+            source.name, source.format, source.columns, source.read_committed
         ));
     }
     for query in &settings.queries {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use tidemill_engine::checkpoint::{Checkpoint, Contents};
+use tidemill_engine::checkpoint::{Checkpoint, Contents, SinkCommit};
 use tidemill_engine::error::{Error, Kind};
 
 use crate::Failure;
@@ -68,14 +68,17 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
     }
     if let Some(commit) = &contents.last_commit {
         for (name, sink) in &commit.sinks {
-            writeln!(
-                out,
-                "last commit {} sink {name}: {} rows of {} records, {} skipped",
-                commit.batch_id, sink.rows, sink.records_in, sink.skipped
-            )?;
+            writeln!(out, "last commit {} sink {name}: {}", commit.batch_id, counts(sink))?;
         }
     }
     Ok(())
+}
+
+fn counts(sink: &SinkCommit) -> String {
+    format!(
+        "{} rows of {} records, {} skipped",
+        sink.rows, sink.records_in, sink.skipped
+    )
 }
 
 /// One line per batch still kept.
@@ -93,7 +96,7 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
             Some(commit) => commit
                 .sinks
                 .iter()
-                .map(|(name, sink)| format!("{name} {} rows", sink.rows))
+                .map(|(name, sink)| format!("{name} {}", counts(sink)))
                 .collect::<Vec<_>>()
                 .join(", "),
         };

@@ -25,7 +25,8 @@ pub trait Store: Debug + Send + Sync {
     /// Puts a record in place, durable on return, unless the name is taken.
     ///
     /// # Errors
-    /// `Unavailable` where there is no room; any other failure, a failed fsync above all, is final.
+    /// `Unavailable` where there is no room: nothing was put, nor will be. Any other failure, a failed fsync above all, is
+    /// final.
     async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<Put>;
     /// The record, or `None` where there is none.
     ///

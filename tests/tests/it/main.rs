@@ -4,12 +4,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails where it stands")]
 
+mod bad_records;
 mod crash;
+mod disk_full;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
+mod outages;
 mod postgres_sink;
+mod queries;
+mod refusals;
+mod several_sinks;
+mod sheet;
+mod start;
 mod storm;
 mod time_limits;
 mod two_drivers;
 mod typed;
+mod types;

@@ -407,9 +407,15 @@ impl BatchCommit for FileCommit {
         self.records.look_for_newer(&self.claim).await?;
         // Kept from before the put: until its outcome is known, a manifest may name them.
         self.staged.keep();
-        match self.records.put_manifest(&self.claim, &manifest).await? {
-            ManifestPut::Ours => Ok(committed(&manifest)),
-            ManifestPut::Theirs(theirs) => {
+        match self.records.put_manifest(&self.claim, &manifest).await {
+            // No room: no manifest names the files, and the next attempt needs theirs.
+            Err(error) if error.is_transient() => {
+                self.staged.give_up();
+                Err(error)
+            }
+            Err(error) => Err(error),
+            Ok(ManifestPut::Ours) => Ok(committed(&manifest)),
+            Ok(ManifestPut::Theirs(theirs)) => {
                 self.staged.give_up();
                 self.adopt(&manifest, *theirs)
             }

@@ -20,6 +20,7 @@ use super::encode::{HEADER, Misfit, Rows, TRAILER};
 use super::failure::failure;
 use super::fence::Fence;
 use super::session::{Ended, Keeper, Session};
+use super::table::Table;
 use super::types::Column;
 
 /// Bytes that a slice gathers before it hands them over.
@@ -35,6 +36,7 @@ type Copy = Pin<Box<CopyInSink<Bytes>>>;
 struct Shared {
     /// Sink, table and batch, for messages.
     what: String,
+    table: Table,
     columns: Arc<[Column]>,
     /// Slices that were ended properly.
     finished: AtomicUsize,
@@ -57,23 +59,24 @@ impl Shared {
     }
 }
 
-/// Starts the COPY `statement` in the transaction that `session` has open.
+/// Starts the COPY into `table` in the transaction that `session` has open.
 pub(super) async fn start(
     fence: Fence,
     session: Session,
     keeper: Keeper,
-    statement: &str,
+    table: Table,
     columns: Arc<[Column]>,
     (what, batch_id, slices): (String, u64, usize),
 ) -> Result<SinkBatch> {
     let copy: CopyInSink<Bytes> = session
         .client
-        .copy_in(statement)
+        .copy_in(&table.copy(&columns))
         .await
         .map_err(|error| failure(&what, error))?;
     let (sender, receiver) = channel(CHUNKS);
     let shared = Arc::new(Shared {
         what,
+        table,
         columns,
         finished: AtomicUsize::new(0),
     });
@@ -199,6 +202,7 @@ impl BatchCommit for Commit {
         record.rows = copy.as_mut().finish().await.map_err(failed)?;
         drop(copy);
         failpoint::pass("postgres.after-copy");
+        shared.table.took(&self.session, &shared.what, &shared.columns).await?;
         failpoint::pass("postgres.before-ledger");
         self.fence.insert(&self.session, &record, false).await?;
         failpoint::pass("postgres.after-ledger");

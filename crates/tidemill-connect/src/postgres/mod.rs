@@ -129,7 +129,7 @@ impl Sink for PostgresSink {
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
         let columns = types::columns(&input.schema).map_err(|problems| {
             Error::new(
-                Kind::Refused,
+                Kind::Config,
                 format!("sink {}: table {}: {}", self.name, self.table, problems.join("; ")),
             )
         })?;
@@ -194,9 +194,8 @@ impl Sink for PostgresSink {
         let fence = self.fence_of(&claim.app);
         let session = self.session().await?;
         fence.hold(&session, claim).await?;
-        let statement = self.table.copy(&columns);
         let what = format!("sink {}: table {}, batch {}", self.name, self.table, plan.batch_id);
         let batch = (what, plan.batch_id, slices);
-        batch::start(fence, session, self.keeper.clone(), &statement, columns, batch).await
+        batch::start(fence, session, self.keeper.clone(), self.table.clone(), columns, batch).await
     }
 }

@@ -42,7 +42,6 @@ struct Present {
 
 /// What the server says of the table.
 struct Found {
-    oid: u32,
     kind: i8,
     unlogged: bool,
     may_insert: bool,
@@ -214,17 +213,16 @@ impl Table {
         let row = session
             .client
             .query_typed_opt(
-                "SELECT oid, relkind, relpersistence <> 'p', has_table_privilege(oid, 'INSERT') \
+                "SELECT relkind, relpersistence <> 'p', has_table_privilege(oid, 'INSERT') \
                  FROM pg_class WHERE oid = to_regclass($1)",
                 &[(&self.quoted(), Type::TEXT)],
             )
             .await?;
         row.map(|row| {
             Ok(Found {
-                oid: row.try_get(0)?,
-                kind: row.try_get(1)?,
-                unlogged: row.try_get(2)?,
-                may_insert: row.try_get(3)?,
+                kind: row.try_get(0)?,
+                unlogged: row.try_get(1)?,
+                may_insert: row.try_get(2)?,
             })
         })
         .transpose()
@@ -255,17 +253,21 @@ impl Table {
                 self.quoted()
             ));
         }
+        compare(&self.quoted(), columns, &self.present(session).await?, problems);
+        Ok(())
+    }
+
+    async fn present(&self, session: &Session) -> Result<Vec<Present>, tokio_postgres::Error> {
         let rows = session
             .client
             .query_typed(
                 "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull, \
                  atthasdef OR attidentity <> '' OR attgenerated <> '', attgenerated <> '' \
-                 FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-                &[(&found.oid, Type::OID)],
+                 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                &[(&self.quoted(), Type::TEXT)],
             )
             .await?;
-        let present = rows
-            .iter()
+        rows.iter()
             .map(|row| {
                 Ok(Present {
                     name: row.try_get(0)?,
@@ -275,9 +277,22 @@ impl Table {
                     generated: row.try_get(4)?,
                 })
             })
-            .collect::<Result<Vec<_>, tokio_postgres::Error>>()?;
-        compare(&self.quoted(), columns, &present, problems);
-        Ok(())
+            .collect()
+    }
+
+    /// Looks whether the rows that were just copied went into the columns that were checked. The server takes the bytes of a
+    /// binary COPY for whatever type a column has then; the COPY of the open transaction keeps the table from changing now.
+    pub(super) async fn took(&self, session: &Session, what: &str, columns: &[Column]) -> Result<()> {
+        let present = self.present(session).await.map_err(|error| failure(what, error))?;
+        let mut problems = Vec::new();
+        compare(&self.quoted(), columns, &present, &mut problems);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Refused,
+            format!("{what}: the table was changed: {}", problems.join("; ")),
+        ))
     }
 }
 

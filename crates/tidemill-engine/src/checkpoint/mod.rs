@@ -234,10 +234,10 @@ impl Checkpoint {
     }
 
     /// Logs a plan before anything of it is read. Gives the plan to run: this one, or that of an older driver which logged
-    /// the same id in its last act; it is adopted unchanged (X1).
+    /// the same id in its last act; it is adopted unchanged (X1). The same plan may be logged again after an unknown outcome.
     ///
     /// # Errors
-    /// `Fenced` where a newer driver logged a plan under this id.
+    /// `Fenced` where a newer driver logged a plan under this id; `Unavailable` where there is no room.
     pub async fn log_plan(&self, plan: BatchPlan) -> Result<LoggedPlan> {
         failpoint::pass("plan.before-log");
         let path = name("plans", plan.batch_id);
@@ -247,6 +247,8 @@ impl Checkpoint {
             return Ok(LoggedPlan { plan, hash });
         }
         match self.plan(plan.batch_id).await? {
+            // Seed and incarnation tell: an earlier attempt of ours that seemed to fail.
+            Some(own) if own.plan == plan => Ok(own),
             Some(older) if older.plan.epoch < plan.epoch && older.plan.pipeline_hash == plan.pipeline_hash => Ok(older),
             Some(other) => Err(Error::new(
                 Kind::Fenced,
@@ -265,7 +267,7 @@ impl Checkpoint {
     /// Writes a commit record; one that is there already is left as it is.
     ///
     /// # Errors
-    /// Where it can't be written.
+    /// Where it can't be written; `Unavailable` where there is no room.
     pub async fn log_commit(&self, commit: &CommitRecord) -> Result<()> {
         failpoint::pass("commit-log.before");
         self.put("commit", &name("commits", commit.batch_id), commit).await?;
@@ -455,6 +457,22 @@ mod tests {
             Kind::Fenced
         );
         assert_eq!(checkpoint.log_plan(plan(3)).await.expect("adopts"), second);
+    }
+
+    #[tokio::test]
+    async fn x1_a_plan_is_logged_again_after_an_unknown_outcome() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let checkpoint = checkpoint(&folder);
+        let first = checkpoint.log_plan(plan(2)).await.expect("logs");
+        assert_eq!(checkpoint.log_plan(plan(2)).await.expect("finds its own"), first);
+        let other = BatchPlan {
+            incarnation: "another".to_owned(),
+            ..plan(2)
+        };
+        assert_eq!(
+            checkpoint.log_plan(other).await.expect_err("fenced").kind(),
+            Kind::Fenced
+        );
     }
 
     #[tokio::test]

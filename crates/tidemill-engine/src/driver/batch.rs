@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
+use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::next_batch;
 use tidemill_core::plan::BatchPlan;
 use tidemill_core::recover::LoggedPlan;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::patience::Patience;
 use super::recovery::{ledger_record, take};
 use super::{Driver, Output};
 use crate::checkpoint::{Checkpoint, SinkCommit};
@@ -23,7 +24,6 @@ use crate::failpoint;
 use crate::sink::{Claim, SinkBatch, SliceWriter};
 use crate::sql::template::BatchRun;
 
-const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Runs of a batch whose user code fails, the first included.
 const USER_CODE_RUNS_MAX: u32 = 4;
 /// Runs of a batch that its sink's time limit ends (X19).
@@ -32,7 +32,6 @@ const TIME_LIMIT_RUNS_MAX: u32 = 2;
 const FENCED_RUNS_MAX: u32 = 5;
 /// A batch of so few is read at once, by one fetch per broker.
 const FEW_OFFSETS: i64 = 50_000;
-const RETRY_LAST: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Runs one output until it is committed. What may pass by itself is tried again for as long as it takes, with the
@@ -45,9 +44,8 @@ impl Driver {
         record_bytes: &mut BTreeMap<String, u64>,
     ) -> Result<SinkCommit> {
         let begun = self.clock.elapsed();
+        let mut patience = self.patience();
         let output = &mut self.outputs[at];
-        let mut wait = RETRY_FIRST;
-        let mut drain_since = None;
         let mut time_limits = 0;
         for attempt in 0.. {
             let error = match attempt_output(output, &self.checkpoint, claim, logged, attempt, record_bytes).await {
@@ -65,33 +63,12 @@ impl Driver {
                 Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,
                 Err(error) => return Err(in_batch(error, logged, &output.name)),
             };
-            tracing::warn!(
-                batch = logged.plan.batch_id,
-                sink = output.name,
-                attempt,
-                error = error.chain(),
-                retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "the batch was not committed; nothing is lost, intake waits"
-            );
-            if *self.stop.borrow() {
-                let since = *drain_since.get_or_insert_with(|| self.clock.elapsed());
-                if self.clock.elapsed() - since > self.settings.drain_timeout {
-                    return Err(in_batch(error, logged, &output.name));
-                }
-            }
-            self.checkpoint.look_for_newer(claim.epoch).await?;
-            self.clock.sleep(jittered(wait)).await;
-            wait = (wait * 2).min(RETRY_LAST);
-            if let Some(done) = settle(output, &self.checkpoint, claim, logged).await? {
+            if let Some(done) = settle(output, &self.checkpoint, claim, logged, attempt, error, &mut patience).await? {
                 return Ok(done);
             }
         }
         Err(Error::new(Kind::Bug, "attempts ran out"))
     }
-}
-
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
@@ -119,19 +96,41 @@ fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
     )
 }
 
-/// After an unknown outcome: still ours? then fence again and ask the ledger. `Some` where the batch is in it.
+/// After an unknown outcome, for as long as it takes: still ours? then fence again and ask the ledger. `Some` where the batch
+/// is in it; `None` where it is not and may run again. Until the ledger has answered nothing runs: what became of the batch is
+/// unknown, and a sink that is not fenced is not ours.
 async fn settle(
     output: &mut Output,
     checkpoint: &Checkpoint,
     claim: &Claim,
     logged: &LoggedPlan,
+    attempt: u32,
+    mut error: Error,
+    patience: &mut Patience,
 ) -> Result<Option<SinkCommit>> {
-    let ledger = match take(output, checkpoint, claim).await {
-        Ok(ledger) => ledger,
-        // Still down: the next attempt fails in the same way and says so.
-        Err(error) if error.is_transient() => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    loop {
+        tracing::warn!(
+            batch = logged.plan.batch_id,
+            sink = output.name,
+            attempt,
+            error = error.chain(),
+            retry_ms = u64::try_from(patience.next().as_millis()).unwrap_or(u64::MAX),
+            "the batch was not committed; nothing is lost, intake waits"
+        );
+        checkpoint.look_for_newer(claim.epoch).await?;
+        if !patience.wait().await {
+            return Err(in_batch(error, logged, &output.name));
+        }
+        match take(output, checkpoint, claim).await {
+            Ok(ledger) => return found(output, ledger, logged),
+            Err(again) if again.is_transient() => error = again,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What the ledger says of the batch.
+fn found(output: &Output, ledger: Option<LedgerRecord>, logged: &LoggedPlan) -> Result<Option<SinkCommit>> {
     match ledger {
         Some(record) if record.batch_id == logged.plan.batch_id && record.plan_hash == logged.hash => {
             tracing::info!(

@@ -2,11 +2,13 @@
 
 mod batch;
 mod lag;
+mod patience;
 mod publisher;
+mod records;
 mod recovery;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidemill_core::next_batch::{self, PartitionEnd, SourceLimits};
@@ -107,6 +109,8 @@ pub struct Driver {
     sources: Vec<DriverSource>,
     outputs: Vec<Output>,
     stop: watch::Receiver<bool>,
+    /// When something that must be tried again first met the stop signal.
+    drain_since: Arc<OnceLock<Duration>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -145,6 +149,7 @@ impl Driver {
                 sources,
                 outputs,
                 stop,
+                drain_since: Arc::default(),
                 progress,
             },
             watched,
@@ -343,7 +348,7 @@ impl Driver {
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
-        let logged = self.checkpoint.log_plan(plan).await?;
+        let logged = self.log_plan(plan).await?;
         let planned = self.clock.elapsed() - begun;
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, &missing, planned).await
@@ -385,9 +390,9 @@ impl Driver {
         let worked = self.clock.elapsed() - begun;
         commit.record_bytes = running.record_bytes.clone();
         commit.committed_ms = self.clock.now_ms();
-        self.checkpoint.log_commit(&commit).await?;
+        self.log_commit(&commit).await?;
         if batch > 0 && batch.is_multiple_of(ENTRIES_KEPT) {
-            self.checkpoint.fold(&logged, &commit).await?;
+            self.fold(&logged, &commit).await?;
             self.tidy(batch).await;
         }
         running.positions = logged.plan.after();

@@ -139,8 +139,13 @@ impl Driver {
                 app_uuid: uuid::Uuid::new_v4().to_string(),
                 created_ms: self.clock.now_ms(),
             });
-            let Err(error) = self.accept(&standing, &app) else {
-                return Ok((standing, app));
+            let error = match self.accept(&standing, &app) {
+                Ok(Recovery::Fresh) => {
+                    self.first_positions().await?;
+                    return Ok((standing, app));
+                }
+                Ok(_) => return Ok((standing, app)),
+                Err(error) => error,
             };
             // A first start draws another uuid each time: the message without it tells whether anything changed.
             let text = error.to_string().replace(&app.app_uuid, "");
@@ -151,7 +156,7 @@ impl Driver {
         }
     }
 
-    fn accept(&self, standing: &Standing, app: &AppRecord) -> Result<()> {
+    fn accept(&self, standing: &Standing, app: &AppRecord) -> Result<Recovery> {
         for (name, state) in &standing.sinks {
             self.refuse_foreign(app, name, state)?;
         }
@@ -160,8 +165,7 @@ impl Driver {
             .iter()
             .map(|(name, state)| (name.clone(), state.ledger.clone()))
             .collect();
-        recover::decide(&self.facts(app, &standing.contents, &ledgers)).map_err(refusal)?;
-        Ok(())
+        recover::decide(&self.facts(app, &standing.contents, &ledgers)).map_err(refusal)
     }
 
     fn refuse_foreign(&self, app: &AppRecord, name: &str, state: &SinkState) -> Result<()> {
@@ -212,7 +216,7 @@ impl Driver {
         let mut running = match decision {
             Recovery::Fresh => {
                 let first = self.first_plan(&claim).await?;
-                let logged = self.checkpoint.log_plan(first).await?;
+                let logged = self.log_plan(first).await?;
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
                 self.finish_batch(&mut running, logged, &all, Duration::ZERO).await?;
@@ -264,9 +268,9 @@ impl Driver {
         Ok(running)
     }
 
-    /// Plan 0: first positions, resolved once and logged (X9).
-    async fn first_plan(&self, claim: &Claim) -> Result<BatchPlan> {
-        let mut before = Positions::default();
+    /// Where the sources begin on a first start.
+    async fn first_positions(&self) -> Result<Positions> {
+        let mut first = Positions::default();
         for source in &self.sources {
             let bounds: Vec<_> = source
                 .source
@@ -278,9 +282,15 @@ impl Driver {
             let resolved = start::resolve(&source.name, &source.start, &bounds)
                 .map_err(|error| Error::new(Kind::Config, error.to_string()))?;
             for position in resolved.iter() {
-                before.set(position.clone());
+                first.set(position.clone());
             }
         }
+        Ok(first)
+    }
+
+    /// Plan 0: first positions, resolved once and logged (X9).
+    async fn first_plan(&self, claim: &Claim) -> Result<BatchPlan> {
+        let before = self.first_positions().await?;
         Ok(BatchPlan {
             app: claim.app.clone(),
             app_uuid: claim.app_uuid.clone(),

@@ -1,0 +1,127 @@
+//! A server of one test's own, which it may kill and start again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// A dying server has ended by then.
+const END_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Kafka or PostgreSQL, ended where this value is dropped.
+#[derive(Debug)]
+pub struct OwnServer {
+    run: PathBuf,
+    address: String,
+    pid: Pid,
+}
+
+impl OwnServer {
+    /// A Kafka broker; its address is `host:port`.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn kafka() -> Result<Self> {
+        Self::start("kafka", "TIDEMILL_TEST_KAFKA")
+    }
+
+    /// A PostgreSQL server; its address is a URL with password.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn postgres() -> Result<Self> {
+        Self::start("postgres", "TIDEMILL_TEST_POSTGRES")
+    }
+
+    fn start(server: &str, variable: &str) -> Result<Self> {
+        let exports = script(&["own", server])?;
+        let value = |name: &str| {
+            let start = format!("export {name}=");
+            let line = exports.lines().find_map(|line| line.strip_prefix(&start));
+            line.with_context(|| format!("scripts/servers printed no {name}: {exports}"))
+        };
+        Ok(Self {
+            run: PathBuf::from(value("TIDEMILL_TEST_RUN")?),
+            address: value(variable)?.to_owned(),
+            pid: pid(value(&format!("{variable}_PID"))?)?,
+        })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends a signal and waits until the server is gone.
+    ///
+    /// # Errors
+    /// Where it was gone before, or stays.
+    pub fn end(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid, signal).context("the server was gone before")?;
+        let deadline = Instant::now() + END_LIMIT;
+        while test_kill_process(self.pid).is_ok() && !is_zombie(self.pid) {
+            if Instant::now() > deadline {
+                bail!("the server stays after {signal:?}");
+            }
+            look_again_soon();
+        }
+        Ok(())
+    }
+
+    /// Starts the server again with its data, at its address.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn again(&mut self) -> Result<()> {
+        let exports = script(&["again", &self.run.display().to_string()])?;
+        let number = exports.lines().find_map(|line| line.split_once("_PID="));
+        self.pid = pid(number.context("scripts/servers printed no pid")?.1)?;
+        Ok(())
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        if let Err(error) = script(&["stop", &self.run.display().to_string()]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn pid(text: &str) -> Result<Pid> {
+    let number = text.trim().parse().with_context(|| format!("{text} is no pid"))?;
+    Pid::from_raw(number).with_context(|| format!("{text} is no pid"))
+}
+
+/// Dead, but not yet fetched by its parent.
+fn is_zombie(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+fn script(args: &[&str]) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/servers");
+    let output = Command::new(&path).args(args).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!(
+            "scripts/servers {}: {}\n{}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a foreign process's end is not announced; the caller has a deadline"
+)]
+fn look_again_soon() {
+    std::thread::sleep(LOOK_AGAIN);
+}
