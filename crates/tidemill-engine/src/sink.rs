@@ -70,6 +70,15 @@ pub trait Sink: Debug + Send {
     /// `Unavailable`, or `Refused` / `Config` naming the column, table or right and the way out.
     async fn check(&mut self, input: &SinkInput) -> Result<()>;
 
+    /// What a person should know of the sink beyond its being fine, one sentence each; asked by `tidemill check` only, after
+    /// [`check`](Sink::check). Touches nothing.
+    ///
+    /// # Errors
+    /// As [`check`](Sink::check).
+    async fn describe(&mut self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Reads what the sink holds of `app`, touching nothing (X6).
     ///
     /// # Errors

@@ -87,6 +87,14 @@ pub trait Source: Debug + Send + Sync {
     /// [`Kind::Unavailable`](crate::error::Kind::Unavailable) where no broker answers in time, `Refused` where a topic or right is missing.
     async fn ends(&self, with_earliest: bool) -> Result<Vec<PartitionEnds>>;
 
+    /// What a person should know of the source beyond its ends, one sentence each; asked by `tidemill check` only.
+    ///
+    /// # Errors
+    /// As [`Source::ends`].
+    async fn check(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Opens the ranges of a batch for one scan.
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan>;
 

@@ -43,6 +43,11 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// Where it can't be removed.
     async fn delete(&self, path: &str) -> Result<()>;
+    /// Writes, syncs and removes a probe, in the folder or in the nearest one above it that exists. Makes nothing.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    async fn probe(&self) -> Result<()>;
     /// Where this is, for messages.
     fn location(&self) -> String;
 }
@@ -97,6 +102,11 @@ impl Store for LocalStore {
         .await
     }
 
+    async fn probe(&self) -> Result<()> {
+        let folder = self.root.clone();
+        blocking(move || probe(&folder)).await
+    }
+
     fn location(&self) -> String {
         self.root.display().to_string()
     }
@@ -107,6 +117,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Ok(done) => done,
         Err(error) => Err(Error::with_source(Kind::Bug, "a file operation panicked", error)),
     }
+}
+
+fn probe(folder: &Path) -> Result<()> {
+    let exists = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
+    let nearest = folder.ancestors().find(exists).unwrap_or(Path::new("."));
+    let nearest = if nearest.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        nearest
+    };
+    let path = nearest.join(format!(".tidemill-probe-{}", uuid::Uuid::new_v4().simple()));
+    let mut file = File::create_new(&path).map_err(|error| failed("create", &path, error))?;
+    let written = file.write_all(b"probe").map_err(|error| failed("write", &path, error));
+    let synced = file.sync_all().map_err(|error| fsync_failed(&path, error));
+    fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+    written.and(synced)
 }
 
 fn put_new(target: &Path, bytes: &[u8]) -> Result<Put> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
@@ -10,17 +10,16 @@ use tidemill_core::plan::RangePlan;
 use tidemill_core::position::TopicPartition;
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::source::{PartitionEnds, RawColumns, Scan, Source};
-use tokio::time::sleep;
 
 use crate::config::KafkaConfig;
 use crate::fetch::budget::Budget;
 use crate::fetch::buffer_pool::BufferPool;
 use crate::fetch::scan::KafkaScan;
 use crate::fetch::session::Shared;
-use crate::wire::backoff::Backoff;
+use crate::wire::allowed::{Allowed, Operation, missing};
 use crate::wire::cluster::Cluster;
 use crate::wire::fault::{Answer, Fault, check};
-use crate::wire::group;
+use crate::wire::group::{self, Coordinates};
 use crate::wire::list_offsets::{Which, list};
 use crate::wire::metadata::Metadata;
 use crate::wire::topic_id;
@@ -35,14 +34,6 @@ pub struct KafkaSource {
     /// made anew under known metadata.
     last_ends: Mutex<HashMap<TopicPartition, i64>>,
     coordinator: Mutex<Option<String>>,
-}
-
-/// How long a call is tried.
-#[derive(Debug)]
-struct Attempts {
-    what: &'static str,
-    deadline: Instant,
-    backoff: Backoff,
 }
 
 impl KafkaSource {
@@ -87,45 +78,30 @@ impl KafkaSource {
         self.shared.cluster.config()
     }
 
-    /// Attempts at `what`, as long as the connect timeout allows.
-    fn attempts(&self, what: &'static str) -> Attempts {
-        Attempts {
-            what,
-            deadline: Instant::now() + self.config().connect_timeout,
-            backoff: Backoff::default(),
-        }
-    }
-
-    /// Waits before the next attempt.
-    async fn after(&self, fault: Fault, attempts: &mut Attempts) -> Result<()> {
-        let reason = match fault {
-            Fault::Final(error) => return Err(error),
-            Fault::Passing(reason) => reason,
-        };
-        self.shared.cluster.forget_metadata();
-        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let pause = attempts.backoff.pause();
-        if Instant::now() + pause < attempts.deadline {
-            sleep(pause).await;
-            return Ok(());
-        }
-        let wait = self.config().connect_timeout.as_secs_f32();
-        let text = format!("{} was not possible in {wait:.0} s: {reason}", attempts.what);
-        Err(Error::new(Kind::Unavailable, text))
-    }
-
     async fn commit(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Answer<()> {
         let coordinator = self.coordinator(group).await?;
-        group::commit(&self.shared.cluster, &coordinator, group, positions).await
+        let stored = group::commit(&self.shared.cluster, &coordinator, group, positions).await;
+        stored.inspect_err(|_fault| self.forget_coordinator())
     }
 
     async fn stored(&self, group: &str, partitions: &[TopicPartition]) -> Answer<Vec<Option<i64>>> {
         let coordinator = self.coordinator(group).await?;
-        let stored = group::fetch(&self.shared.cluster, &coordinator, group, partitions).await?;
+        let stored = group::fetch(&self.shared.cluster, &coordinator, group, partitions).await;
+        let stored = stored.inspect_err(|_fault| self.forget_coordinator())?;
         Ok(partitions
             .iter()
             .map(|partition| stored.get(partition).copied())
             .collect())
+    }
+
+    async fn group_allowed(&self, group: &str) -> Answer<Allowed> {
+        let coordinator = self.coordinator(group).await?;
+        let allowed = group::allowed(&self.shared.cluster, &coordinator, group).await;
+        allowed.inspect_err(|_fault| self.forget_coordinator())
+    }
+
+    fn forget_coordinator(&self) {
+        *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn read_ends(&self, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
@@ -193,6 +169,14 @@ impl KafkaSource {
                 return Err(Fault::Final(Error::new(Kind::Refused, text)));
             };
             check(topic.code, || format!("topic {name}: its metadata can't be read"))?;
+            if topic.allowed.lacks(Operation::Read) {
+                let brokers = self.config().brokers.join(",");
+                let text = format!(
+                    "topic {name}: {}",
+                    missing(Operation::Read, &format!("--topic {name}"), &brokers)
+                );
+                return Err(Fault::Final(Error::new(Kind::Refused, text)));
+            }
             let id = topic.id.map(topic_id::to_text);
             for (number, leader) in &topic.partitions {
                 let partition = TopicPartition::new(name.as_str(), *number);
@@ -218,7 +202,7 @@ impl KafkaSource {
         match known {
             Some(address) => Ok(address),
             None => {
-                let address = group::find_coordinator(&self.shared.cluster, group).await?;
+                let address = group::find_coordinator(&self.shared.cluster, Coordinates::Group, group).await?;
                 *self.coordinator.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
                 Ok(address)
             }
@@ -229,13 +213,32 @@ impl KafkaSource {
 #[async_trait]
 impl Source for KafkaSource {
     async fn ends(&self, with_earliest: bool) -> Result<Vec<PartitionEnds>> {
-        let mut attempts = self.attempts("reading end offsets");
-        loop {
-            match self.read_ends(with_earliest).await {
-                Ok(ends) => return Ok(ends),
-                Err(fault) => self.after(fault, &mut attempts).await?,
-            }
-        }
+        let ask = || self.read_ends(with_earliest);
+        self.shared.cluster.until_answered("reading end offsets", ask).await
+    }
+
+    async fn check(&self) -> Result<Vec<String>> {
+        let Some(group) = self.config().group.as_deref() else {
+            return Ok(Vec::new());
+        };
+        let ask = || self.group_allowed(group);
+        let allowed = self.shared.cluster.until_answered("looking at the group", ask).await;
+        // Positions are published for monitors: without them the pipeline runs all the same.
+        Ok(vec![match allowed {
+            Ok(allowed) if allowed.lacks(Operation::Read) => format!(
+                "warning: positions can't be published to group {group}: {}",
+                missing(
+                    Operation::Read,
+                    &format!("--group {group}"),
+                    &self.config().brokers.join(",")
+                )
+            ),
+            Ok(_) => format!("positions are published to group {group}"),
+            Err(error) => format!(
+                "warning: positions can't be published to group {group}: {}",
+                error.chain()
+            ),
+        }])
     }
 
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {
@@ -246,25 +249,18 @@ impl Source for KafkaSource {
         let Some(group) = self.config().group.as_deref().filter(|_| !positions.is_empty()) else {
             return Ok(());
         };
-        let mut attempts = self.attempts("publishing group offsets");
-        loop {
-            match self.commit(group, positions).await {
-                Ok(()) => return Ok(()),
-                Err(fault) => self.after(fault, &mut attempts).await?,
-            }
-        }
+        let ask = || self.commit(group, positions);
+        self.shared
+            .cluster
+            .until_answered("publishing group offsets", ask)
+            .await
     }
 
     async fn published(&self, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
         let Some(group) = self.config().group.as_deref().filter(|_| !partitions.is_empty()) else {
             return Ok(vec![None; partitions.len()]);
         };
-        let mut attempts = self.attempts("reading group offsets");
-        loop {
-            match self.stored(group, partitions).await {
-                Ok(stored) => return Ok(stored),
-                Err(fault) => self.after(fault, &mut attempts).await?,
-            }
-        }
+        let ask = || self.stored(group, partitions);
+        self.shared.cluster.until_answered("reading group offsets", ask).await
     }
 }

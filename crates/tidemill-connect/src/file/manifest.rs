@@ -126,6 +126,11 @@ impl Records {
         }
     }
 
+    /// Looks whether the folder can be written; see [`Store::probe`].
+    pub(super) async fn probe(&self) -> Result<()> {
+        self.store.probe().await
+    }
+
     /// The uuid of the application that owns the sink, and the sink's name there.
     pub(super) async fn owner(&self) -> Result<Option<(String, String)>> {
         Ok(self

@@ -38,7 +38,7 @@
 //! at most 512 KiB each and 8 MiB together, which share one file.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -49,7 +49,7 @@ use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchId, BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
-use tidemill_engine::store::{LocalStore, Store, create_folder, failed, fsync_failed};
+use tidemill_engine::store::{LocalStore, Store, create_folder, failed};
 
 mod encoding;
 mod manifest;
@@ -209,22 +209,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     done.map_err(|error| Error::with_source(Kind::Bug, "a file operation panicked", error))?
 }
 
-/// Writes, syncs and removes a probe in the folder, or in the nearest folder above it that exists.
-fn probe(folder: &Path) -> Result<()> {
-    let exists = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
-    let nearest = folder.ancestors().find(exists).unwrap_or(Path::new("."));
-    let nearest = if nearest.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        nearest
-    };
-    let path = nearest.join(format!(".tidemill-probe-{}", uuid::Uuid::new_v4().simple()));
-    let file = File::create_new(&path).map_err(|error| failed("create", &path, error))?;
-    let synced = file.sync_all().map_err(|error| fsync_failed(&path, error));
-    fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
-    synced
-}
-
 #[async_trait]
 impl Sink for FileSink {
     fn identity(&self) -> SinkIdentity {
@@ -242,8 +226,8 @@ impl Sink for FileSink {
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
         let checked = self.encoding.check(&input.schema);
         checked.map_err(|problem| Error::new(Kind::Config, format!("sink {}: {problem}", self.name)))?;
-        let folder = self.folder.clone();
-        blocking(move || probe(&folder)).await
+        let probed = self.records.probe().await;
+        probed.map_err(|error| Error::with_source(error.kind(), format!("sink {}", self.name), error))
     }
 
     async fn inspect(&mut self, _app: &str) -> Result<SinkState> {

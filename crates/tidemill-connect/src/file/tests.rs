@@ -443,6 +443,9 @@ impl Store for Lagging {
     async fn delete(&self, path: &str) -> Result<()> {
         self.inner.delete(path).await
     }
+    async fn probe(&self) -> Result<()> {
+        self.inner.probe().await
+    }
     fn location(&self) -> String {
         self.inner.location()
     }

@@ -126,6 +126,15 @@ impl Checkpoint {
         self.store.location()
     }
 
+    /// Writes, syncs and removes a probe.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    pub async fn probe(&self) -> Result<()> {
+        let probed = self.store.probe().await;
+        probed.map_err(|error| Error::with_source(error.kind(), format!("checkpoint {}", self.location()), error))
+    }
+
     /// Reads what recovery needs.
     ///
     /// # Errors

@@ -261,7 +261,7 @@ async fn run_slice(
 }
 
 /// An error of our own that travelled through DataFusion comes out as it went in.
-fn from_engine(error: DataFusionError) -> Error {
+pub(super) fn from_engine(error: DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
             Ok(ours) => *ours,

@@ -1,6 +1,7 @@
 //! The driver: one loop that owns the state, reads facts, asks `tidemill-core`, and executes the answer.
 
 mod batch;
+mod check;
 mod lag;
 mod patience;
 mod publisher;
@@ -28,6 +29,7 @@ use crate::time::Clock;
 use lag::LagClock;
 use publisher::Publisher;
 
+pub use check::{Checked, all_of};
 pub use recovery::Standing;
 
 /// How often an idle instance looks whether another one took over.

@@ -27,18 +27,6 @@ pub struct Standing {
 }
 
 impl Driver {
-    /// Looks at everything that can be known before starting: sources, sinks, checkpoint. Touches nothing.
-    ///
-    /// # Errors
-    /// The first thing that would keep the pipeline from starting.
-    pub async fn check(&mut self) -> Result<Standing> {
-        for source in &self.sources {
-            source.source.ends(true).await?;
-        }
-        let (standing, _) = self.acceptable().await?;
-        Ok(standing)
-    }
-
     async fn inspect(&mut self) -> Result<Standing> {
         let contents = self.checkpoint.read().await?;
         if let Some(app) = &contents.app
@@ -130,7 +118,7 @@ impl Driver {
     /// Reads checkpoint and sinks, and refuses what must be refused before anything is touched. Another driver may be at
     /// work meanwhile, so that what was read first no longer fits what was read last: a refusal counts when two readings
     /// in a row give it.
-    async fn acceptable(&mut self) -> Result<(Standing, AppRecord)> {
+    pub(super) async fn acceptable(&mut self) -> Result<(Standing, AppRecord)> {
         let mut before: Option<String> = None;
         loop {
             let standing = self.inspect().await?;
@@ -269,7 +257,7 @@ impl Driver {
     }
 
     /// Where the sources begin on a first start.
-    async fn first_positions(&self) -> Result<Positions> {
+    pub(super) async fn first_positions(&self) -> Result<Positions> {
         let mut first = Positions::default();
         for source in &self.sources {
             let bounds: Vec<_> = source

@@ -99,6 +99,13 @@ impl KafkaSinkConfig {
             .unwrap_or(Duration::from_secs(60))
     }
 
+    /// True where connections are neither encrypted nor authenticated.
+    pub(super) fn is_plain(&self) -> bool {
+        self.properties
+            .get("security.protocol")
+            .is_none_or(|protocol| protocol.eq_ignore_ascii_case("plaintext"))
+    }
+
     /// The transaction timeout that the properties ask for.
     pub(super) fn transaction_timeout(&self) -> Option<Duration> {
         self.milliseconds("transaction.timeout.ms")

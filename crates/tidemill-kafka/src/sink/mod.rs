@@ -17,6 +17,7 @@ mod ledger_topic;
 mod messages;
 mod observer;
 mod output;
+mod rights;
 mod transaction;
 mod writer;
 
@@ -40,6 +41,7 @@ use crate::client_error::client_error;
 use config::TRANSACTION_TIMEOUT_MAX;
 use ledger_topic::{Ledger, LedgerRead, Until, admin_client, describe, ledger_topic, partition_count, watcher};
 use messages::MessageEncoder;
+use rights::Rights;
 use transaction::{Target, Transactions};
 use writer::{BatchEnd, lanes};
 
@@ -62,6 +64,8 @@ pub struct KafkaSink {
     newest: Option<LedgerRecord>,
     /// Where the record of the batch begun last arrives once it is visible.
     committing: Option<oneshot::Receiver<LedgerRecord>>,
+    /// What the last look at rights had to say.
+    said: Vec<String>,
     /// Batches begun, to tell the rows of one from those of another.
     begun: u64,
 }
@@ -86,6 +90,7 @@ impl KafkaSink {
             broker_timeout: None,
             newest: None,
             committing: None,
+            said: Vec::new(),
             begun: 0,
         }
     }
@@ -101,6 +106,11 @@ impl KafkaSink {
             .map_err(|error| {
                 Error::with_source(Kind::Bug, format!("sink {}: a client call panicked", self.name), error)
             })?
+    }
+
+    /// The same for ever (X22).
+    fn transactional_id(&self) -> String {
+        format!("tidemill-{}-{}", self.app, self.name)
     }
 
     async fn read_ledger(&self, app: &str, until: Until) -> Result<LedgerRead> {
@@ -166,7 +176,7 @@ impl KafkaSink {
             sink: self.name.clone(),
             topic: self.config.topic.clone(),
             ledger_topic: ledger_topic(&claim.app),
-            transactional_id: format!("tidemill-{}-{}", claim.app, self.name),
+            transactional_id: self.transactional_id(),
         };
         let broker_max = self.broker_timeout;
         let producer = self
@@ -249,6 +259,13 @@ impl Sink for KafkaSink {
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
         self.config.check_properties(&self.name)?;
         let encoder = MessageEncoder::new(&self.name, &self.config, &input.schema)?;
+        let rights = Rights {
+            config: &self.config,
+            ledger_topic: &ledger_topic(&self.app),
+            transactional_id: &self.transactional_id(),
+        };
+        let named = |error: Error| Error::with_source(error.kind(), format!("sink {}", self.name), error);
+        self.said = rights.check().await.map_err(named)?;
         let partitions = self.blocking(output_partitions).await?;
         self.input = Some(Checked {
             encoder: Arc::new(encoder),
@@ -256,6 +273,12 @@ impl Sink for KafkaSink {
             ordered: input.ordered,
         });
         Ok(())
+    }
+
+    async fn describe(&mut self) -> Result<Vec<String>> {
+        let mut said = std::mem::take(&mut self.said);
+        said.push(self.blocking(limits).await?);
+        Ok(said)
     }
 
     async fn inspect(&mut self, app: &str) -> Result<SinkState> {
@@ -402,13 +425,35 @@ fn prepare(sink: &str, config: &KafkaSinkConfig, runtime: &Handle, topic: &str) 
     )
 }
 
-/// A producer with the longest transaction timeout that broker and properties allow (X25).
+/// The longest transaction timeout that broker and properties allow (X25).
+fn transaction_timeout(config: &KafkaSinkConfig, broker_max: Option<Duration>) -> Duration {
+    let asked = config.transaction_timeout().unwrap_or(TRANSACTION_TIMEOUT_MAX);
+    asked
+        .min(TRANSACTION_TIMEOUT_MAX)
+        .min(broker_max.unwrap_or(TRANSACTION_TIMEOUT_MAX))
+}
+
+/// How long transactions may take and how they end, for a person.
+fn limits(sink: &str, config: &KafkaSinkConfig, runtime: &Handle) -> Result<String> {
+    let admin = admin_client(config, sink)?;
+    let broker_max = broker_transaction_timeout(sink, config, &admin, runtime)?;
+    let broker = broker_max.map_or("unknown".to_owned(), |max| format!("{} s", max.as_secs()));
+    Ok(format!(
+        "a batch may take {} s (the broker's transaction.max.timeout.ms: {broker}); {} lacks the second part of KIP-890, so that \
+         a producer in doubt is replaced",
+        transaction_timeout(config, broker_max).as_secs(),
+        librdkafka_version(),
+    ))
+}
+
+fn librdkafka_version() -> String {
+    let (_number, text) = rdkafka::util::get_rdkafka_version();
+    format!("librdkafka {text}")
+}
+
+/// A producer for transactions as long as may be.
 fn start(config: &KafkaSinkConfig, target: Target, broker_max: Option<Duration>) -> Result<Transactions> {
-    let asked = config
-        .transaction_timeout()
-        .unwrap_or(TRANSACTION_TIMEOUT_MAX)
-        .min(TRANSACTION_TIMEOUT_MAX);
-    let timeout = asked.min(broker_max.unwrap_or(asked));
+    let timeout = transaction_timeout(config, broker_max);
     match Transactions::start(config, target.clone(), timeout) {
         Err(error) if is_invalid_timeout(&error) && timeout > TRANSACTION_TIMEOUT_COMMON => {
             tracing::info!(

@@ -156,6 +156,33 @@ impl Cluster {
         Ok(metadata)
     }
 
+    /// Asks again, with fresh metadata, as long as the connect timeout allows. `what` says what is done.
+    ///
+    /// # Errors
+    /// The first final one, or [`Kind::Unavailable`] with the last reason.
+    pub(crate) async fn until_answered<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Answer<T>> + Send,
+    {
+        let wait = self.config.connect_timeout;
+        let deadline = Instant::now() + wait;
+        let mut backoff = Backoff::default();
+        loop {
+            let reason = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(Fault::Final(error)) => return Err(error),
+                Err(Fault::Passing(reason)) => reason,
+            };
+            self.forget_metadata();
+            let pause = backoff.pause();
+            if Instant::now() + pause >= deadline {
+                let text = format!("{what} was not possible in {:.0} s: {reason}", wait.as_secs_f32());
+                return Err(Error::new(Kind::Unavailable, text));
+            }
+            sleep(pause).await;
+        }
+    }
+
     /// Forgets leaders and topic ids, so that the next look asks for them.
     pub(crate) fn forget_metadata(&self) {
         self.known().believed_since = None;

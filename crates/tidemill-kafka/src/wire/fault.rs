@@ -39,6 +39,7 @@ pub(crate) fn check(code: i16, what: impl FnOnce() -> String) -> Answer<()> {
     let advice = match error {
         ResponseError::TopicAuthorizationFailed => "; grant DESCRIBE and READ on the topic",
         ResponseError::GroupAuthorizationFailed => "; grant READ on the group, or leave `group` out",
+        ResponseError::TransactionalIdAuthorizationFailed => "; grant Write on the transactional id",
         ResponseError::ClusterAuthorizationFailed => "; grant access to the cluster",
         _ => "",
     };

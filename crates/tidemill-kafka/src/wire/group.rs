@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
-    ApiKey, FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName,
+    ApiKey, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use tidemill_core::position::TopicPartition;
 
+use super::allowed::Allowed;
 use super::cluster::Cluster;
 use super::fault::{Answer, Fault, check};
 use super::response::{Body, Fields, Malformed};
@@ -18,20 +19,76 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-/// The address of the group's coordinator, asked of any broker.
+/// Whose coordinator is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coordinates {
+    /// A group.
+    Group = 0,
+    /// A transactional id.
+    Transactions = 1,
+}
+
+/// The address of the coordinator of a group or transactional id, asked of any broker.
 ///
 /// # Errors
-/// Where there is none yet, or no right.
-pub(crate) async fn find_coordinator(cluster: &Cluster, group: &str) -> Answer<String> {
+/// Where there is none yet, or no right to know.
+pub(crate) async fn find_coordinator(cluster: &Cluster, what: Coordinates, key: &str) -> Answer<String> {
     let mut connection = cluster.any_connection().await?;
     let version = connection.version(ApiKey::FindCoordinator, 3, 3)?;
-    let body = connection
-        .call(&FindCoordinatorRequest::default().with_key(text(group)), version)
-        .await?;
+    let request = FindCoordinatorRequest::default()
+        .with_key(text(key))
+        .with_key_type(what as i8);
+    let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     let (code, address) = read_coordinator(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
-    check(code, || format!("group {group}: no coordinator"))?;
+    check(code, || match what {
+        Coordinates::Group => format!("group {key}: no coordinator"),
+        Coordinates::Transactions => format!("transactional id {key}: no coordinator"),
+    })?;
     Ok(address)
+}
+
+/// What may be done to a group.
+///
+/// # Errors
+/// Where the coordinator does not say.
+pub(crate) async fn allowed(cluster: &Cluster, coordinator: &str, group: &str) -> Answer<Allowed> {
+    let request = DescribeGroupsRequest::default()
+        .with_groups(vec![GroupId(text(group))])
+        .with_include_authorized_operations(true);
+    let mut connection = cluster.connection(coordinator).await?;
+    // Later versions call a group that nobody has used yet an error.
+    let version = connection.version(ApiKey::DescribeGroups, 5, 5)?;
+    let body = connection.call(&request, version).await?;
+    cluster.put_back(connection);
+    let (code, allowed) = read_allowed(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
+    check(code, || format!("group {group}"))?;
+    Ok(allowed)
+}
+
+fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
+    let mut fields = Fields::new(&body.bytes, true);
+    fields.int32()?;
+    let groups = fields.list(12, |fields| {
+        let code = fields.int16()?;
+        for _ in ["id", "state", "protocol type", "protocol"] {
+            fields.text()?;
+        }
+        fields.list(7, |fields| {
+            for _ in ["id", "instance", "client", "host"] {
+                fields.text()?;
+            }
+            for _ in ["metadata", "assignment"] {
+                let bytes = fields.count(1)?.unwrap_or(0);
+                fields.take(bytes)?;
+            }
+            fields.tags()
+        })?;
+        let allowed = Allowed::of(fields.int32()?);
+        fields.tags()?;
+        Ok((code, allowed))
+    })?;
+    groups.into_iter().next().ok_or(Malformed("it describes no group"))
 }
 
 fn read_coordinator(body: &Body) -> Result<(i16, String), Malformed> {

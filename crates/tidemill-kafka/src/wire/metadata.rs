@@ -7,6 +7,7 @@ use kafka_protocol::messages::{MetadataRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use super::allowed::Allowed;
 use super::response::{Body, Fields, Malformed};
 
 /// Lowest version that is read: the first in the compact encoding. Topic ids come with 10.
@@ -30,6 +31,8 @@ pub(crate) struct Topic {
     pub(crate) code: i16,
     /// The id, where the broker gives one.
     pub(crate) id: Option<Uuid>,
+    /// What may be done to it.
+    pub(crate) allowed: Allowed,
     /// Partitions by number.
     pub(crate) partitions: BTreeMap<i32, Leader>,
 }
@@ -51,6 +54,7 @@ pub(crate) fn request(topics: &[String]) -> MetadataRequest {
     });
     MetadataRequest::default()
         .with_topics(Some(topics.collect()))
+        .with_include_topic_authorized_operations(true)
         .with_allow_auto_topic_creation(false)
 }
 
@@ -82,13 +86,14 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
         let id = if body.version >= 10 { fields.uuid()? } else { None };
         fields.boolean()?;
         let partitions = fields.list(18, partition)?;
-        fields.int32()?;
+        let allowed = Allowed::of(fields.int32()?);
         fields.tags()?;
         Ok((
             name,
             Topic {
                 code,
                 id,
+                allowed,
                 partitions: partitions.into_iter().collect(),
             },
         ))

@@ -1,6 +1,7 @@
 //! Kafka's protocol over a connection of our own: requests are written by `kafka-protocol`, responses are read by hand,
 //! because that crate makes room for as many elements as a response claims to have.
 
+pub(crate) mod allowed;
 pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod connection;

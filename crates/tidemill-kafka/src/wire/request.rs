@@ -1,8 +1,8 @@
 //! The requests that are sent.
 
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest,
+    ApiKey, ApiVersionsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
 
@@ -14,6 +14,10 @@ pub(crate) trait Request: Encodable + HeaderVersion + Sync {
 
 impl Request for ApiVersionsRequest {
     const KEY: ApiKey = ApiKey::ApiVersions;
+}
+
+impl Request for DescribeGroupsRequest {
+    const KEY: ApiKey = ApiKey::DescribeGroups;
 }
 
 impl Request for FetchRequest {
