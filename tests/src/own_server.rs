@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+use crate::pipeline::look_again_soon;
+
 /// A dying server has ended by then.
 const END_LIMIT: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Kafka or PostgreSQL, ended where this value is dropped.
 #[derive(Debug)]
@@ -116,12 +117,4 @@ fn script(args: &[&str]) -> Result<String> {
         );
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a foreign process's end is not announced; the caller has a deadline"
-)]
-fn look_again_soon() {
-    std::thread::sleep(LOOK_AGAIN);
 }

@@ -25,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
     clippy::disallowed_methods,
     reason = "a process's state is not announced; every caller has a deadline"
 )]
-fn look_again_soon() {
+pub(crate) fn look_again_soon() {
     std::thread::sleep(LOOK_AGAIN);
 }
 

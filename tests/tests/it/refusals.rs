@@ -191,8 +191,9 @@ fn a_password_is_printed_and_stored_nowhere() {
     assert!(!ended.contains(password), "the password is in:\n{ended}");
 
     // What the program keeps in the database.
-    let schema = "SELECT coalesce(string_agg(t::text, ' '), '') FROM (SELECT row_to_json(l) AS t FROM tidemill_ledger l \
-                  UNION ALL SELECT row_to_json(f) FROM tidemill_fence f) x";
-    let kept: String = with_database(async |database| Ok(database.query_one(schema, &[]).await?.get(0))).unwrap();
+    let of_this = "SELECT string_agg(t::text, ' ') FROM (SELECT row_to_json(l) AS t, app FROM tidemill_ledger l UNION ALL \
+                   SELECT row_to_json(f), app FROM tidemill_fence f) x WHERE app = $1";
+    let kept: String =
+        with_database(async |database| Ok(database.query_one(of_this, &[&case.app]).await?.get(0))).unwrap();
     assert!(kept.contains(&case.app) && !kept.contains(password));
 }
