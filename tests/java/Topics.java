@@ -14,7 +14,14 @@ import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourceType;
 
 /**
  * Topics from outside.
@@ -24,6 +31,7 @@ import org.apache.kafka.common.config.ConfigResource;
  * Topics BROKERS create TOPIC PARTITIONS [name=value …]  with topic configs
  * Topics BROKERS delete TOPIC …                          and wait until it is gone
  * Topics BROKERS list
+ * Topics BROKERS allow TYPE NAME PRINCIPAL OPERATION      an entry of access control: from then on nothing else is allowed there
  * Topics BROKERS describe TOPIC                          "id UUID", then a line per partition, then configs that were set
  * </pre>
  * A partition line reads {@code partition P start S stable L end H}: L is the last stable offset, H the high watermark.
@@ -31,7 +39,7 @@ import org.apache.kafka.common.config.ConfigResource;
 public final class Topics {
     public static void main(String[] args) throws Exception {
         if (args.length < 2) {
-            System.err.println("usage: Topics BROKERS wait|create|delete|list|describe …");
+            System.err.println("usage: Topics BROKERS wait|create|delete|list|allow|describe …");
             System.exit(2);
         }
         Map<String, Object> settings = new HashMap<>();
@@ -46,6 +54,7 @@ public final class Topics {
                 case "create" -> create(admin, args[2], Integer.parseInt(args[3]), configs(args, 4));
                 case "delete" -> delete(admin, List.of(args).subList(2, args.length));
                 case "list" -> new TreeSet<>(admin.listTopics().names().get()).forEach(System.out::println);
+                case "allow" -> allow(admin, args[2], args[3], args[4], args[5]);
                 case "describe" -> describe(admin, args[2]);
                 default -> throw new IllegalArgumentException("unknown command " + args[1]);
             }
@@ -114,6 +123,13 @@ public final class Topics {
             }
             Thread.sleep(20);
         }
+    }
+
+    private static void allow(Admin admin, String type, String name, String principal, String operation) throws Exception {
+        ResourcePattern resource = new ResourcePattern(ResourceType.fromString(type), name, PatternType.LITERAL);
+        AccessControlEntry entry =
+                new AccessControlEntry(principal, "*", AclOperation.fromString(operation), AclPermissionType.ALLOW);
+        admin.createAcls(List.of(new AclBinding(resource, entry))).all().get();
     }
 
     private static void describe(Admin admin, String topic) throws Exception {

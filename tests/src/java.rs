@@ -85,6 +85,15 @@ pub fn dump(topic: &str) -> Result<Vec<Value>> {
         .collect()
 }
 
+/// Lets only `principal` do `operation` on a resource that nothing was said of before; `kind` is `TOPIC`, `GROUP` or
+/// `TRANSACTIONAL_ID`.
+///
+/// # Errors
+/// As [`run`].
+pub fn allow(kind: &str, name: &str, principal: &str, operation: &str) -> Result<()> {
+    run("Topics", &["allow", kind, name, principal, operation]).map(drop)
+}
+
 /// Makes a topic.
 ///
 /// # Errors

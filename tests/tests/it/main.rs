@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails where it stands")]
 
 mod bad_records;
+mod check;
 mod crash;
 mod disk_full;
 mod hard_topics;

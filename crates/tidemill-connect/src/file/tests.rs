@@ -131,7 +131,7 @@ fn visible(folder: &TempDir) -> Vec<i64> {
         for file in manifest["files"].as_array().unwrap() {
             let path = base.join(file["path"].as_str().unwrap());
             assert_eq!(fs::metadata(&path).unwrap().len(), file["bytes"].as_u64().unwrap());
-            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+            let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap())
                 .unwrap()
                 .build()
                 .unwrap();
@@ -175,7 +175,7 @@ async fn rows_come_back_in_every_compression() {
         assert_eq!((committed.rows, committed.files.len()), (100, 1));
         assert_eq!(visible(&folder), (0..50).chain(100..150).collect::<Vec<_>>());
         let path = folder.path().join("a/b").join(&committed.files[0]);
-        let mut reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap())
             .unwrap()
             .build()
             .unwrap();
