@@ -86,12 +86,16 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     contents(&checkpoint).await?;
     let mut out = std::io::stdout().lock();
-    for batch in checkpoint.planned().await? {
+    let planned = checkpoint.planned().await?;
+    for batch in &planned {
+        let batch = *batch;
         let Some(logged) = checkpoint.plan(batch).await? else {
             continue;
         };
         let offsets: u64 = logged.plan.ranges.iter().map(|range| range.offsets()).sum();
         let ending = match checkpoint.commit(batch).await? {
+            // A plan is logged once the batch before it is in all sinks, maybe before its record is.
+            None if planned.last() > Some(&batch) => "settled, its record was lost with the process".to_owned(),
             None => "not settled".to_owned(),
             Some(commit) => commit
                 .sinks

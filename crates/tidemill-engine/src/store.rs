@@ -38,6 +38,18 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// Where it can't be read.
     async fn list(&self, folder: &str) -> Result<Vec<String>>;
+    /// The highest number of the records `<20 digits>.json` in a folder, 0 where there is none. A listing is a hint: names
+    /// beyond it are tried until one is absent (X2).
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    async fn newest(&self, folder: &str) -> Result<u64> {
+        let mut newest = highest(&self.list(folder).await?);
+        while self.read(&numbered(folder, newest + 1)).await?.is_some() {
+            newest += 1;
+        }
+        Ok(newest)
+    }
     /// Removes a record; a missing one is no error.
     ///
     /// # Errors
@@ -50,6 +62,25 @@ pub trait Store: Debug + Send + Sync {
     async fn probe(&self) -> Result<()>;
     /// Where this is, for messages.
     fn location(&self) -> String;
+}
+
+/// The name of the record with this number in a folder.
+pub fn numbered(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:020}.json")
+}
+
+/// The numbers among the names of a folder.
+pub fn numbers(names: &[String]) -> impl Iterator<Item = u64> {
+    names.iter().filter_map(|name| {
+        name.strip_suffix(".json")
+            .filter(|number| number.len() == 20)?
+            .parse()
+            .ok()
+    })
+}
+
+fn highest(names: &[String]) -> u64 {
+    numbers(names).max().unwrap_or(0)
 }
 
 /// A folder on local disk.
@@ -90,6 +121,19 @@ impl Store for LocalStore {
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let target = self.root.join(folder);
         blocking(move || list(&target)).await
+    }
+
+    // In one go: it comes before every plan and every commit.
+    async fn newest(&self, folder: &str) -> Result<u64> {
+        let (root, folder) = (self.root.clone(), folder.to_owned());
+        blocking(move || {
+            let mut newest = highest(&list(&root.join(&folder))?);
+            while root.join(numbered(&folder, newest + 1)).exists() {
+                newest += 1;
+            }
+            Ok(newest)
+        })
+        .await
     }
 
     async fn delete(&self, path: &str) -> Result<()> {

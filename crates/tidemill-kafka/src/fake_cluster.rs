@@ -185,7 +185,8 @@ fn metadata(head: Writer, state: &State) -> Writer {
                         .list([], Writer::int32)
                         .tags()
                 })
-                .int32(0)
+                // It does not say what is allowed.
+                .int32(i32::MIN)
                 .tags()
         })
         .tags()

@@ -9,7 +9,7 @@ use tidemill_core::plan::{BatchId, Epoch};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::failpoint;
 use tidemill_engine::sink::Claim;
-use tidemill_engine::store::{Put, Store};
+use tidemill_engine::store::{Put, Store, numbered, numbers};
 
 /// The version of the records that this build writes and reads.
 const VERSION: u32 = 1;
@@ -101,22 +101,6 @@ fn nonce() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-fn path_of(folder: &str, number: u64) -> String {
-    format!("{folder}/{number:020}.json")
-}
-
-fn newest_of(names: &[String]) -> Option<u64> {
-    names
-        .iter()
-        .filter_map(|name| {
-            name.strip_suffix(".json")
-                .filter(|number| number.len() == 20)?
-                .parse()
-                .ok()
-        })
-        .max()
-}
-
 impl Records {
     /// The records of the sink named `sink` in `store`.
     pub(super) fn new(store: Arc<dyn Store>, sink: &str) -> Self {
@@ -170,13 +154,9 @@ impl Records {
         ))
     }
 
-    /// The newest epoch that took the sink, 0 where none did. The listing is a hint, what follows it is read (X2).
+    /// The newest epoch that took the sink, 0 where none did.
     pub(super) async fn newest_epoch(&self) -> Result<Epoch> {
-        let mut newest = newest_of(&self.store.list(EPOCHS).await?).unwrap_or(0);
-        while self.store.read(&path_of(EPOCHS, newest + 1)).await?.is_some() {
-            newest += 1;
-        }
-        Ok(newest)
+        self.store.newest(EPOCHS).await
     }
 
     /// Fails where an epoch beyond the claim's took the sink (X4).
@@ -196,7 +176,7 @@ impl Records {
             epoch: claim.epoch,
             incarnation: claim.incarnation.clone(),
         };
-        let path = path_of(EPOCHS, claim.epoch);
+        let path = numbered(EPOCHS, claim.epoch);
         self.put(&path, &ours).await?;
         let found = self.get::<EpochMarker>(&path).await?;
         self.look_for_newer(claim).await?;
@@ -213,31 +193,19 @@ impl Records {
             }
             None => return Err(self.vanished(&path)),
         }
-        for old in self
-            .store
-            .list(EPOCHS)
-            .await?
-            .iter()
-            .filter(|name| **name < format!("{:020}.json", claim.epoch))
-        {
-            self.store.delete(&format!("{EPOCHS}/{old}")).await?;
+        for old in numbers(&self.store.list(EPOCHS).await?).filter(|old| *old < claim.epoch) {
+            self.store.delete(&numbered(EPOCHS, old)).await?;
         }
         Ok(())
     }
 
-    /// Puts a manifest where its batch has none; who looked for a newer epoch just before looks once more.
-    pub(super) async fn put_manifest(&self, claim: &Claim, manifest: &Manifest) -> Result<ManifestPut> {
-        failpoint::pass("file.before-manifest");
-        let put = self.put_manifest_unlooked(manifest).await?;
-        failpoint::pass("file.after-manifest");
-        self.look_for_newer(claim).await?;
-        Ok(put)
-    }
-
     /// The step that decides: whose manifest stands under the batch's name.
-    pub(super) async fn put_manifest_unlooked(&self, manifest: &Manifest) -> Result<ManifestPut> {
-        let path = path_of(MANIFESTS, manifest.batch);
-        if self.put(&path, manifest).await? == Put::Created {
+    pub(super) async fn put_manifest(&self, manifest: &Manifest) -> Result<ManifestPut> {
+        let path = numbered(MANIFESTS, manifest.batch);
+        failpoint::pass("file.before-manifest");
+        let put = self.put(&path, manifest).await?;
+        failpoint::pass("file.after-manifest");
+        if put == Put::Created {
             return Ok(ManifestPut::Ours);
         }
         let theirs = self.get::<Manifest>(&path).await?.ok_or_else(|| self.vanished(&path))?;
@@ -249,17 +217,17 @@ impl Records {
 
     /// The manifest of a batch.
     pub(super) async fn manifest(&self, batch: BatchId) -> Result<Option<Manifest>> {
-        self.get(&path_of(MANIFESTS, batch)).await
+        self.get(&numbered(MANIFESTS, batch)).await
     }
 
     /// The newest manifest. The listing is a hint, what follows it is read (X2).
     pub(super) async fn newest_manifest(&self) -> Result<Option<Manifest>> {
-        let listed = newest_of(&self.store.list(MANIFESTS).await?);
+        let listed = numbers(&self.store.list(MANIFESTS).await?).max();
         let mut newest = match listed {
             Some(batch) => Some(
                 self.manifest(batch)
                     .await?
-                    .ok_or_else(|| self.vanished(&path_of(MANIFESTS, batch)))?,
+                    .ok_or_else(|| self.vanished(&numbered(MANIFESTS, batch)))?,
             ),
             None => self.manifest(0).await?,
         };

@@ -267,7 +267,7 @@ impl Sink for FileSink {
     async fn birth(&mut self, record: &LedgerRecord) -> Result<()> {
         let manifest = Manifest::new(Vec::new(), record.clone());
         self.records.look_for_newer(self.claim()?).await?;
-        let ManifestPut::Theirs(found) = self.records.put_manifest(self.claim()?, &manifest).await? else {
+        let ManifestPut::Theirs(found) = self.records.put_manifest(&manifest).await? else {
             return Ok(());
         };
         self.ours(&found.ledger)?;
@@ -297,7 +297,6 @@ impl Sink for FileSink {
 
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
         let claim = self.claim()?.clone();
-        self.records.look_for_newer(&claim).await?;
         let staged = Arc::new(Staged::new(
             self.folder.clone(),
             self.encoding,
@@ -391,7 +390,7 @@ impl BatchCommit for FileCommit {
         self.records.look_for_newer(&self.claim).await?;
         // Kept from before the put: until its outcome is known, a manifest may name them.
         self.staged.keep();
-        match self.records.put_manifest(&self.claim, &manifest).await {
+        match self.records.put_manifest(&manifest).await {
             // No room: no manifest names the files, and the next attempt needs theirs.
             Err(error) if error.is_transient() => {
                 self.staged.give_up();

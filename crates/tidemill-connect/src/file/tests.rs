@@ -310,7 +310,10 @@ async fn x4_an_older_epoch_loses_at_its_next_step() {
     let refused = commit.commit(&permit(1), record(1, 1)).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Fenced);
     assert!(data_files(&folder).is_empty());
-    assert_eq!(old.begin(&plan(1), 1, 2).await.unwrap_err().kind(), Kind::Fenced);
+    assert_eq!(
+        write_and_commit(&mut old, 1, &[0..1]).await.unwrap_err().kind(),
+        Kind::Fenced
+    );
     assert_eq!(old.birth(&record(0, 1)).await.unwrap_err().kind(), Kind::Fenced);
     assert_eq!(old.fence(&claim(1)).await.unwrap_err().kind(), Kind::Fenced);
     let twin = Claim {
@@ -338,7 +341,7 @@ async fn put_late(sink: &FileSink, batch_id: u64, name: &str) -> ManifestPut {
             ..record(batch_id, epoch)
         },
     );
-    sink.records.put_manifest_unlooked(&manifest).await.unwrap()
+    sink.records.put_manifest(&manifest).await.unwrap()
 }
 
 #[tokio::test]

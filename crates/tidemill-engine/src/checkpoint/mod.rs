@@ -15,7 +15,7 @@ use tidemill_core::recover::LoggedPlan;
 
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::store::{Put, Store};
+use crate::store::{Put, Store, numbered, numbers};
 use record::Record;
 
 /// Settled batches whose plan and commit record are kept; folded when there are twice as many.
@@ -107,14 +107,6 @@ pub struct Checkpoint {
     store: Arc<dyn Store>,
 }
 
-fn name(folder: &str, number: u64) -> String {
-    format!("{folder}/{number:020}.json")
-}
-
-fn numbers(names: &[String]) -> impl Iterator<Item = u64> {
-    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok())
-}
-
 impl Checkpoint {
     /// The checkpoint in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
@@ -189,17 +181,12 @@ impl Checkpoint {
             .ok_or_else(|| Error::new(Kind::Refused, "app.json vanished after it was written"))
     }
 
-    /// The highest epoch claimed, 0 where there is none. The listing is a hint: names beyond it are tried until absent.
+    /// The highest epoch claimed, 0 where there is none.
     ///
     /// # Errors
     /// Where it can't be read.
     pub async fn newest_epoch(&self) -> Result<Epoch> {
-        let names = self.store.list("epochs").await?;
-        let mut newest = numbers(&names).max().unwrap_or(0);
-        while self.store.read(&name("epochs", newest + 1)).await?.is_some() {
-            newest += 1;
-        }
-        Ok(newest)
+        self.store.newest("epochs").await
     }
 
     /// Claims an epoch above `above` (X6). Loses the race for a number to another driver by taking the next.
@@ -215,14 +202,14 @@ impl Checkpoint {
                 incarnation: incarnation.to_owned(),
                 claimed_ms: now_ms,
             };
-            if self.put("epoch", &name("epochs", epoch), &body).await? {
+            if self.put("epoch", &numbered("epochs", epoch), &body).await? {
                 failpoint::pass("epoch.after-claim");
                 break;
             }
             epoch += 1;
         }
         for old in numbers(&self.store.list("epochs").await?).filter(|old| *old < epoch) {
-            self.store.delete(&name("epochs", old)).await?;
+            self.store.delete(&numbered("epochs", old)).await?;
         }
         Ok(epoch)
     }
@@ -249,7 +236,7 @@ impl Checkpoint {
     /// `Fenced` where a newer driver logged a plan under this id; `Unavailable` where there is no room.
     pub async fn log_plan(&self, plan: BatchPlan) -> Result<LoggedPlan> {
         failpoint::pass("plan.before-log");
-        let path = name("plans", plan.batch_id);
+        let path = numbered("plans", plan.batch_id);
         if self.put("plan", &path, &plan).await? {
             failpoint::pass("plan.after-log");
             let (_, hash) = record::encode("plan", "", &plan)?;
@@ -279,7 +266,8 @@ impl Checkpoint {
     /// Where it can't be written; `Unavailable` where there is no room.
     pub async fn log_commit(&self, commit: &CommitRecord) -> Result<()> {
         failpoint::pass("commit-log.before");
-        self.put("commit", &name("commits", commit.batch_id), commit).await?;
+        self.put("commit", &numbered("commits", commit.batch_id), commit)
+            .await?;
         failpoint::pass("commit-log.after");
         Ok(())
     }
@@ -289,7 +277,7 @@ impl Checkpoint {
     /// # Errors
     /// Where it is damaged.
     pub async fn plan(&self, batch: BatchId) -> Result<Option<LoggedPlan>> {
-        let record = self.get::<BatchPlan>("plan", &name("plans", batch)).await?;
+        let record = self.get::<BatchPlan>("plan", &numbered("plans", batch)).await?;
         Ok(record.map(|record| LoggedPlan {
             plan: record.body,
             hash: record.hash,
@@ -302,7 +290,7 @@ impl Checkpoint {
     /// Where it is damaged.
     pub async fn commit(&self, batch: BatchId) -> Result<Option<CommitRecord>> {
         Ok(self
-            .get::<CommitRecord>("commit", &name("commits", batch))
+            .get::<CommitRecord>("commit", &numbered("commits", batch))
             .await?
             .map(|record| record.body))
     }
@@ -337,14 +325,14 @@ impl Checkpoint {
             commit: commit.clone(),
         };
         let batch = commit.batch_id;
-        self.put("snapshot", &name("snapshots", batch), &body).await?;
+        self.put("snapshot", &numbered("snapshots", batch), &body).await?;
         for folder in ["plans", "commits"] {
             for old in numbers(&self.store.list(folder).await?).filter(|old| *old + ENTRIES_KEPT <= batch) {
-                self.store.delete(&name(folder, old)).await?;
+                self.store.delete(&numbered(folder, old)).await?;
             }
         }
         for old in numbers(&self.store.list("snapshots").await?).filter(|old| *old < batch) {
-            self.store.delete(&name("snapshots", old)).await?;
+            self.store.delete(&numbered("snapshots", old)).await?;
         }
         Ok(())
     }
@@ -354,7 +342,7 @@ impl Checkpoint {
             return Ok(None);
         };
         Ok(self
-            .get::<Snapshot>("snapshot", &name("snapshots", newest))
+            .get::<Snapshot>("snapshot", &numbered("snapshots", newest))
             .await?
             .map(|record| record.body))
     }
@@ -364,11 +352,11 @@ impl Checkpoint {
         let names = self.store.list(folder).await?;
         let listed = numbers(&names).max();
         let mut newest = match listed {
-            Some(listed) if listed >= floor => self.get::<T>(kind, &name(folder, listed)).await?,
+            Some(listed) if listed >= floor => self.get::<T>(kind, &numbered(folder, listed)).await?,
             _ => None,
         };
         let mut next = listed.map_or(0, |listed| listed + 1).max(floor);
-        while let Some(record) = self.get::<T>(kind, &name(folder, next)).await? {
+        while let Some(record) = self.get::<T>(kind, &numbered(folder, next)).await? {
             newest = Some(record);
             next += 1;
         }

@@ -128,7 +128,19 @@ struct Running {
     yields_without_input: bool,
     lag: LagClock,
     publisher: Publisher,
+    /// The last batch, while its commit record is not written.
+    unlogged: Option<Unlogged>,
     summary: Summary,
+}
+
+/// A batch that all its sinks hold. The next plan may be logged beside its commit record: that a later plan is there says
+/// as much as the record does.
+#[derive(Debug)]
+struct Unlogged {
+    logged: LoggedPlan,
+    commit: CommitRecord,
+    planned: Duration,
+    worked: Duration,
 }
 
 impl Driver {
@@ -164,6 +176,15 @@ impl Driver {
     /// What ended it; see [`Kind`] for what to do. Everything committed before stays.
     pub async fn run(mut self) -> Result<Summary> {
         let mut running = self.start().await?;
+        let ended = self.run_batches(&mut running).await;
+        // Whatever ended it: the last batch is settled, and what is not run again should not look as if it were to be.
+        let settled = self.settle(&mut running).await;
+        ended.and(settled)?;
+        running.publisher.finish(self.clock.as_ref()).await;
+        Ok(running.summary)
+    }
+
+    async fn run_batches(&mut self, running: &mut Running) -> Result<()> {
         let targets = if self.settings.until_caught_up {
             Some(self.all_ends().await?)
         } else {
@@ -175,33 +196,38 @@ impl Driver {
         let mut looked = next_tick;
         loop {
             if *self.stop.borrow() {
-                break;
+                return Ok(());
             }
             if !self.settings.until_caught_up {
+                if next_tick > self.clock.elapsed() {
+                    self.settle(running).await?;
+                }
                 self.wait_for(&mut next_tick).await;
                 if *self.stop.borrow() {
-                    break;
+                    return Ok(());
                 }
             }
-            let Some((ranges, limits)) = self.next_ranges(&mut running, targets.as_ref()).await? else {
+            let Some((ranges, limits)) = self.next_ranges(running, targets.as_ref()).await? else {
+                self.settle(running).await?;
                 continue;
             };
             let nothing = ranges.is_empty();
             if nothing && self.settings.until_caught_up {
-                break;
+                return Ok(());
             }
             if !nothing || running.yields_without_input {
-                self.one_batch(&mut running, ranges, limits).await?;
+                self.one_batch(running, ranges, limits).await?;
                 self.report_progress(total, self.lag_of(&running.positions, targets.as_ref()));
                 looked = self.clock.elapsed();
-            } else if self.clock.elapsed() - looked >= IDLE_LOOK {
+                continue;
+            }
+            self.settle(running).await?;
+            if self.clock.elapsed() - looked >= IDLE_LOOK {
                 // Without batches nothing else would tell this instance that another one took over.
                 self.checkpoint.look_for_newer(running.claim.epoch).await?;
                 looked = self.clock.elapsed();
             }
         }
-        running.publisher.finish(self.clock.as_ref()).await;
-        Ok(running.summary)
     }
 
     fn report_progress(&self, total: u64, left: u64) {
@@ -350,13 +376,24 @@ impl Driver {
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
-        let logged = self.log_plan(plan).await?;
+        let unlogged = running.unlogged.take();
+        let (logged, written) = tokio::join!(self.log_plan(plan), async {
+            match &unlogged {
+                Some(last) => self.log_commit(&last.commit).await,
+                None => Ok(()),
+            }
+        });
         let planned = self.clock.elapsed() - begun;
+        written?;
+        if let Some(last) = unlogged {
+            self.settled(running, last, Duration::ZERO).await?;
+        }
+        let logged = logged?;
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, &missing, planned).await
     }
 
-    /// Runs a logged plan for the sinks that lack it, writes its commit record, and goes on from its positions.
+    /// Runs a logged plan for the sinks that lack it, and goes on from its positions. Its commit record is left to be written.
     async fn finish_batch(
         &mut self,
         running: &mut Running,
@@ -392,11 +429,6 @@ impl Driver {
         let worked = self.clock.elapsed() - begun;
         commit.record_bytes = running.record_bytes.clone();
         commit.committed_ms = self.clock.now_ms();
-        self.log_commit(&commit).await?;
-        if batch > 0 && batch.is_multiple_of(ENTRIES_KEPT) {
-            self.fold(&logged, &commit).await?;
-            self.tidy(batch).await;
-        }
         running.positions = logged.plan.after();
         running.publisher.settled(&running.positions);
         running.sink_bytes_max = self.bytes_within_limits(&commit).or(running.sink_bytes_max);
@@ -406,11 +438,39 @@ impl Driver {
             running.summary.rows_out += sink.rows;
             running.summary.skipped += sink.skipped;
         }
-        if batch > 0 {
-            let settled = self.clock.elapsed() - begun - worked;
-            self.log_batch(running, &logged.plan, &commit, [planned, worked, settled]);
+        running.last = logged.clone();
+        running.unlogged = Some(Unlogged {
+            logged,
+            commit,
+            planned,
+            worked,
+        });
+        Ok(())
+    }
+
+    /// Writes the commit record of the last batch, where that is still to be done.
+    async fn settle(&mut self, running: &mut Running) -> Result<()> {
+        let Some(last) = running.unlogged.take() else {
+            return Ok(());
+        };
+        let begun = self.clock.elapsed();
+        self.log_commit(&last.commit).await?;
+        let took = self.clock.elapsed() - begun;
+        self.settled(running, last, took).await
+    }
+
+    /// What follows the commit record of a batch, which took `took` where nothing else was done beside it.
+    async fn settled(&mut self, running: &mut Running, last: Unlogged, took: Duration) -> Result<()> {
+        let batch = last.logged.plan.batch_id;
+        if batch == 0 {
+            return Ok(());
         }
-        running.last = logged;
+        if batch.is_multiple_of(ENTRIES_KEPT) {
+            self.fold(&last.logged, &last.commit).await?;
+            self.tidy(batch).await;
+        }
+        let stages = [last.planned, last.worked, took];
+        self.log_batch(running, &last.logged.plan, &last.commit, stages);
         Ok(())
     }
 

@@ -199,6 +199,7 @@ impl Driver {
             yields_without_input: self.settings.every_tick,
             lag: LagClock::default(),
             publisher: Publisher::start(&self.sources),
+            unlogged: None,
             summary: Summary::default(),
         };
         let mut running = match decision {
@@ -208,6 +209,7 @@ impl Driver {
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
                 self.finish_batch(&mut running, logged, &all, Duration::ZERO).await?;
+                self.settle(&mut running).await?;
                 running
             }
             Recovery::Continue { last, births } => {
@@ -243,6 +245,7 @@ impl Driver {
                     .collect();
                 self.finish_batch(&mut running, plan.clone(), &missing, Duration::ZERO)
                     .await?;
+                self.settle(&mut running).await?;
                 for name in unborn {
                     self.birth(&running.claim, &plan, &name).await?;
                 }
