@@ -6,6 +6,7 @@
 //! - [`target`]: a fresh sink of each exactly-once kind, and its rows as an outside reader sees them
 //! - [`oracle`]: lost, doubled, reordered, aborted-but-visible
 //! - [`case`]: the three together: one identity pipeline with its truth
+//! - [`proxy`]: between client and broker, to lose, delay and hold back
 //! - [`chance`]: numbers from a printed seed
 
 pub mod case;
@@ -13,5 +14,6 @@ pub mod chance;
 pub mod java;
 pub mod oracle;
 pub mod pipeline;
+pub mod proxy;
 pub mod servers;
 pub mod target;
