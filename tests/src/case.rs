@@ -14,6 +14,10 @@ use crate::{java, servers};
 /// Time enough for any of these small pipelines on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// Bytes of a partition in one answer to a fetch: a few of the small record batches that [`Input::load`] makes, so that a
+/// range of 200 offsets arrives in several pieces and a kill can fall between them.
+const FETCH_BYTES: u32 = 2000;
+
 /// A loaded topic.
 #[derive(Debug)]
 pub struct Input {
@@ -92,6 +96,7 @@ format = "json"
 columns = "seq BIGINT, part INT, aborted BOOLEAN"
 start = "earliest"
 max_rate_per_partition = {rate}
+properties = {{ "max.partition.fetch.bytes" = "{FETCH_BYTES}" }}
 
 [queries.kept]
 sql = "SELECT seq, part, aborted FROM events"
