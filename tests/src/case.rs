@@ -1,11 +1,12 @@
 //! One identity pipeline from a loaded topic to a fresh sink, with its truth.
 
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::onlooker::Onlooker;
 use crate::oracle::{self, Row, Truth, Verdict};
 use crate::pipeline::Pipeline;
 use crate::target::{Kind, Target};
@@ -71,7 +72,7 @@ pub struct Case<'a> {
     /// The pipeline.
     pub pipeline: Pipeline,
     /// Where it writes.
-    pub target: Target,
+    pub target: Arc<Target>,
     truth: &'a Truth,
 }
 
@@ -81,8 +82,16 @@ impl<'a> Case<'a> {
     /// # Errors
     /// Where the sink or the file can't be made.
     pub fn new(kind: Kind, input: &'a Input, offsets_per_batch: u64) -> Result<Self> {
-        let app = servers::unique(kind.name());
-        let target = Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN")?;
+        let target = Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN, batch BIGINT")?;
+        Self::with_target(target, input, offsets_per_batch)
+    }
+
+    /// The same with a sink that is there.
+    ///
+    /// # Errors
+    /// Where the file can't be made.
+    pub fn with_target(target: Target, input: &'a Input, offsets_per_batch: u64) -> Result<Self> {
+        let app = servers::unique(target.kind().name());
         let text = format!(
             r#"name = "{app}"
 interval = "100ms"
@@ -99,7 +108,7 @@ max_rate_per_partition = {rate}
 properties = {{ "max.partition.fetch.bytes" = "{FETCH_BYTES}" }}
 
 [queries.kept]
-sql = "SELECT seq, part, aborted FROM events"
+sql = "SELECT seq, part, aborted, CAST(batch_id() AS BIGINT) AS batch FROM events"
 
 [sinks.out]
 from = "kept"
@@ -116,9 +125,17 @@ backpressure = false
         Ok(Self {
             app,
             pipeline,
-            target,
+            target: Arc::new(target),
             truth: &input.truth,
         })
+    }
+
+    /// Begins to look at the sink.
+    ///
+    /// # Errors
+    /// Where it can't.
+    pub fn watch(&self) -> Result<Onlooker> {
+        Onlooker::start(&self.target, self.pipeline.folder().to_owned(), self.truth)
     }
 
     fn rows(&self) -> Result<Vec<Row>> {
