@@ -8,6 +8,7 @@ mod crash;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
+mod lost_answers;
 mod postgres_sink;
 mod storm;
 mod two_drivers;
