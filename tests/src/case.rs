@@ -1,11 +1,12 @@
 //! One identity pipeline from a loaded topic to a fresh sink, with its truth.
 
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::onlooker::Onlooker;
 use crate::oracle::{self, Row, Truth, Verdict};
 use crate::pipeline::Pipeline;
 use crate::target::{Kind, Target};
@@ -13,6 +14,10 @@ use crate::{java, servers};
 
 /// Time enough for any of these small pipelines on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Bytes of a partition in one answer to a fetch: a few of the small record batches that [`Input::load`] makes, so that a
+/// range of 200 offsets arrives in several pieces and a kill can fall between them.
+const FETCH_BYTES: u32 = 2000;
 
 /// A loaded topic.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ pub struct Case<'a> {
     /// The pipeline.
     pub pipeline: Pipeline,
     /// Where it writes.
-    pub target: Target,
+    pub target: Arc<Target>,
     truth: &'a Truth,
 }
 
@@ -77,8 +82,16 @@ impl<'a> Case<'a> {
     /// # Errors
     /// Where the sink or the file can't be made.
     pub fn new(kind: Kind, input: &'a Input, offsets_per_batch: u64) -> Result<Self> {
-        let app = servers::unique(kind.name());
-        let target = Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN")?;
+        let target = Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN, batch BIGINT")?;
+        Self::with_target(target, input, offsets_per_batch)
+    }
+
+    /// The same with a sink that is there.
+    ///
+    /// # Errors
+    /// Where the file can't be made.
+    pub fn with_target(target: Target, input: &'a Input, offsets_per_batch: u64) -> Result<Self> {
+        let app = servers::unique(target.kind().name());
         let text = format!(
             r#"name = "{app}"
 interval = "100ms"
@@ -92,9 +105,10 @@ format = "json"
 columns = "seq BIGINT, part INT, aborted BOOLEAN"
 start = "earliest"
 max_rate_per_partition = {rate}
+properties = {{ "max.partition.fetch.bytes" = "{FETCH_BYTES}" }}
 
 [queries.kept]
-sql = "SELECT seq, part, aborted FROM events"
+sql = "SELECT seq, part, aborted, CAST(batch_id() AS BIGINT) AS batch FROM events"
 
 [sinks.out]
 from = "kept"
@@ -111,9 +125,17 @@ backpressure = false
         Ok(Self {
             app,
             pipeline,
-            target,
+            target: Arc::new(target),
             truth: &input.truth,
         })
+    }
+
+    /// Begins to look at the sink.
+    ///
+    /// # Errors
+    /// Where it can't.
+    pub fn watch(&self) -> Result<Onlooker> {
+        Onlooker::start(&self.target, self.pipeline.folder().to_owned(), self.truth)
     }
 
     fn rows(&self) -> Result<Vec<Row>> {

@@ -54,6 +54,19 @@ pub fn spawn(program: &str, args: &[&str]) -> Result<Child> {
         .context("java can't be started")
 }
 
+/// Starts a program and leaves it running, its standard input and output piped.
+///
+/// # Errors
+/// Where java can't be started.
+pub fn pipe(program: &str, args: &[&str]) -> Result<Child> {
+    command(&servers::kafka(), program, args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .context("java can't be started")
+}
+
 /// Commits `records` records to `partitions` partitions of `topic`; see `tests/java/Load.java` for `options`.
 ///
 /// # Errors

@@ -8,17 +8,21 @@
 //! - [`pipeline`]: a pipeline file in a folder of its own; start, kill, freeze, wait
 //! - [`target`]: a fresh sink of each exactly-once kind, and its rows as an outside reader sees them
 //! - [`oracle`]: lost, doubled, reordered, aborted-but-visible
-//! - [`case`]: the three together: one identity pipeline with its truth
+//! - [`onlooker`]: the oracle at every moment, while the pipeline works and is killed
+//! - [`case`]: these together: one identity pipeline with its truth
 //! - [`records`]: records of any bytes
+//! - [`proxy`]: between client and broker, to lose, delay and hold back
 //! - [`chance`]: numbers from a printed seed
 
 pub mod case;
 pub mod chance;
 pub mod java;
 pub mod lossy_proxy;
+pub mod onlooker;
 pub mod oracle;
 pub mod own_server;
 pub mod pipeline;
+pub mod proxy;
 pub mod records;
 pub mod servers;
 pub mod small_disk;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ pub struct Target {
     kind: Kind,
     /// Folder inside the pipeline's, table or topic.
     place: String,
+    /// What the pipeline file says beyond the place.
+    more: String,
 }
 
 impl Target {
@@ -64,7 +67,27 @@ impl Target {
             }
             Kind::Kafka => java::create_topic(&place, 2, &[])?,
         }
-        Ok(Self { kind, place })
+        let more = match kind {
+            Kind::File => "format = \"json\"\n".to_owned(),
+            Kind::Postgres => "url = \"${DATABASE_URL}\"\nmode = \"append\"\n".to_owned(),
+            Kind::Kafka => format!("brokers = \"{}\"\nformat = \"json\"\n", servers::kafka()),
+        };
+        Ok(Self { kind, place, more })
+    }
+
+    /// Makes a topic that is written through a proxy at `address`, by a client that waits `socket_timeout` for an answer.
+    ///
+    /// # Errors
+    /// Where the broker refuses.
+    pub fn topic_behind(address: &str, socket_timeout: Duration) -> Result<Self> {
+        let timeout = socket_timeout.as_millis();
+        let more = format!(
+            "brokers = \"{address}\"\nformat = \"json\"\nproperties = {{ \"socket.timeout.ms\" = \"{timeout}\" }}\n"
+        );
+        Ok(Self {
+            more,
+            ..Self::create(Kind::Kafka, "")?
+        })
     }
 
     /// The sink's kind.
@@ -79,17 +102,17 @@ impl Target {
 
     /// The lines of a pipeline file that say where to write. The database's URL is taken from `DATABASE_URL`.
     pub fn toml(&self) -> String {
-        let place = &self.place;
-        match self.kind {
-            Kind::File => format!("kind = \"file\"\npath = \"{place}\"\nformat = \"json\"\n"),
-            Kind::Postgres => {
-                format!("kind = \"postgres\"\nurl = \"${{DATABASE_URL}}\"\ntable = \"{place}\"\nmode = \"append\"\n")
-            }
-            Kind::Kafka => {
-                let brokers = servers::kafka();
-                format!("kind = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{place}\"\nformat = \"json\"\n")
-            }
-        }
+        let name = match self.kind {
+            Kind::File => "path",
+            Kind::Postgres => "table",
+            Kind::Kafka => "topic",
+        };
+        format!(
+            "kind = \"{}\"\n{name} = \"{}\"\n{}",
+            self.kind.name(),
+            self.place,
+            self.more
+        )
     }
 
     /// The visible rows in the order the sink keeps. `folder` is the pipeline's.

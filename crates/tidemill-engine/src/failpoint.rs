@@ -14,6 +14,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("plan.before-log", ""),
     ("plan.after-log", ""),
     ("read.first-rows", ""),
+    ("read.middle-rows", ""),
     ("read.slice-end", ""),
     ("sink.before-begin", ""),
     ("sink.after-begin", ""),

@@ -11,6 +11,7 @@ mod disk_full;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
+mod lost_answers;
 mod outages;
 mod postgres_sink;
 mod queries;

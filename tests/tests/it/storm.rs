@@ -1,4 +1,4 @@
-//! Kills at random times, until the input is drained.
+//! Kills at random times, until the input is drained, while a reader looks on.
 
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ fn storm(kind: Kind) {
     let mut chance = Chance::announced(&format!("storm, {}", kind.name()));
     let input = Input::load(12_000, 100).expect("a topic");
     let (mut kills, mut finished) = (0, 0);
+    let (mut looks, mut midway) = (0, 0);
     let mut latest = Duration::from_millis(1500);
     while kills < KILLS {
         let case = Case::new(kind, &input, 100).expect("a pipeline");
+        let onlooker = case.watch().expect("an onlooker");
         loop {
             let mut run = case.pipeline.start_to_end(&[]).expect("it starts");
             let at = chance.between(Duration::ZERO, latest);
@@ -28,25 +30,28 @@ fn storm(kind: Kind) {
                 } else {
                     assert_eq!(killed.code(), Some(0), "{}", killed.log_tail());
                 }
-                if kills % 5 == 0 {
-                    let verdict = case.judge_prefix().expect("the sink can be read");
-                    verdict.assert_clean(&format!("{} after {kills} kills, seed {}", kind.name(), chance.seed()));
-                }
                 continue;
             }
             let end = run.wait(LIMIT).expect("it ends");
             assert_eq!(end.code(), Some(0), "{}", end.log_tail());
             break;
         }
-        let verdict = case.judge().expect("the sink can be read");
-        verdict.assert_clean(&format!("{} after {kills} kills, seed {}", kind.name(), chance.seed()));
+        let context = format!("{} after {kills} kills, seed {}", kind.name(), chance.seed());
+        let watched = onlooker.finish().unwrap_or_else(|error| panic!("{context}: {error:?}"));
+        case.judge().expect("the sink can be read").assert_clean(&context);
+        looks += watched.looks;
+        midway += watched.midway;
         finished += 1;
         // A pipeline that is faster than the kills gets earlier ones.
         latest = (latest / 2).max(Duration::from_millis(100));
         assert!(finished < 100, "the kills don't hit: {kills} in {finished} pipelines");
     }
+    assert!(
+        midway >= KILLS / 3,
+        "only {midway} of {looks} looks saw the work half done"
+    );
     eprintln!(
-        "{}: {kills} kills, {finished} pipelines drained, all clean",
+        "{}: {kills} kills, {finished} pipelines drained, {looks} looks ({midway} midway), all clean",
         kind.name()
     );
 }

@@ -272,7 +272,7 @@ impl ScanRun {
                 skipped: 0,
                 bytes: 0,
             },
-            first: true,
+            rows_next: RowsNext::First,
         }
     }
 
@@ -352,7 +352,16 @@ struct SliceRead {
     stream: RangeStream,
     decoder: Box<dyn Decoder>,
     report: SliceReport,
-    first: bool,
+    rows_next: RowsNext,
+}
+
+/// Which rows of a slice come next, as the failpoints name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowsNext {
+    First,
+    /// Some were handed on; the middle has not been passed.
+    UpToMiddle,
+    BeyondMiddle,
 }
 
 impl fmt::Debug for SliceRead {
@@ -374,10 +383,25 @@ impl SliceRead {
             if raw.offsets.is_empty() {
                 continue;
             }
-            if std::mem::take(&mut self.first) {
-                failpoint::pass("read.first-rows");
-            }
+            self.pass_failpoints();
             return self.decode(run, &raw).map(Some);
+        }
+    }
+
+    /// The middle is passed once per slice, by rows that are not its first, leave more than half of its range read, and
+    /// are not its last.
+    fn pass_failpoints(&mut self) {
+        let SliceReport { range, reached, .. } = &self.report;
+        match self.rows_next {
+            RowsNext::First => {
+                failpoint::pass("read.first-rows");
+                self.rows_next = RowsNext::UpToMiddle;
+            }
+            RowsNext::UpToMiddle if reached - range.from > range.until - reached && *reached < range.until => {
+                failpoint::pass("read.middle-rows");
+                self.rows_next = RowsNext::BeyondMiddle;
+            }
+            RowsNext::UpToMiddle | RowsNext::BeyondMiddle => {}
         }
     }
 
