@@ -103,7 +103,7 @@ impl HandOver<'_> {
                 rd_kafka_produce_batch(
                     self.topic.as_ptr(),
                     *partition,
-                    RD_KAFKA_MSG_F_COPY as i32,
+                    RD_KAFKA_MSG_F_COPY,
                     rest.as_mut_ptr(),
                     count,
                 )
