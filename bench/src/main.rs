@@ -148,6 +148,10 @@ fn bench(
     let topics = Topics::connect(&broker(kafka)?)?;
     let postgres = postgres.or_else(|| variable("TIDEMILL_TEST_POSTGRES"));
     let folder = dir.unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new()
+        .prefix("tidemill-bench-")
+        .tempdir_in(&folder)
+        .with_context(|| format!("make a folder in {}", folder.display()))?;
     Ok(Bench::new(
         binary,
         folder,

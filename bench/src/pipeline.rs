@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tempfile::TempDir;
 
 /// How the source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +36,10 @@ pub(crate) struct Text<'a> {
     pub(crate) sink: &'a str,
 }
 
-/// A pipeline file in a folder of its own with a name of its own, so that checkpoint, sink and ledger are fresh. The
-/// folder goes away with this value.
+/// A pipeline file in a folder of its own with a name of its own, so that checkpoint, sink and ledger are fresh.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
-    folder: TempDir,
+    folder: PathBuf,
     name: String,
 }
 
@@ -52,15 +50,13 @@ impl Pipeline {
     /// Where it can't be written.
     pub(crate) fn write(folder: &Path, row: &str, text: &Text<'_>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let folder = tempfile::Builder::new()
-            .prefix("tidemill-bench-")
-            .tempdir_in(folder)
-            .with_context(|| format!("make a folder in {}", folder.display()))?;
         let name = format!(
             "bench-{row}-{}-{}",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
+        let folder = folder.join(&name);
+        std::fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let pipeline = Self { folder, name };
         std::fs::write(pipeline.file(), text.toml(&pipeline.name)).context("write the pipeline file")?;
         Ok(pipeline)
@@ -73,12 +69,12 @@ impl Pipeline {
 
     /// The pipeline file.
     pub(crate) fn file(&self) -> PathBuf {
-        self.folder.path().join("pipeline.toml")
+        self.folder.join("pipeline.toml")
     }
 
     /// The folder that file sinks write to: `out` beside the file.
     pub(crate) fn out(&self) -> PathBuf {
-        self.folder.path().join("out")
+        self.folder.join("out")
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn to_kafka(bench: &Bench) -> Result<Run> {
         sql: "SELECT * FROM events",
         sink: &sink,
     };
-    let pipeline = Pipeline::write(&bench.folder, "kafka", &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), "kafka", &text)?;
     bench.topics.make(OUT, topics::PARTITIONS)?;
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use tempfile::TempDir;
 
 use crate::expected::Expected;
 use crate::pipeline::Pipeline;
@@ -51,8 +52,9 @@ pub(crate) enum Row {
 pub(crate) struct Bench {
     /// The binary.
     pub(crate) binary: PathBuf,
-    /// Folder for pipelines, checkpoints and file sinks.
-    pub(crate) folder: PathBuf,
+    /// Folder for pipelines, checkpoints and file sinks. It goes away at the end: some file systems make files slowly for
+    /// minutes after many were removed.
+    folder: TempDir,
     /// The broker.
     pub(crate) topics: Topics,
     /// The database's URL, where there is one.
@@ -87,7 +89,7 @@ impl Bench {
     /// A bench on these.
     pub(crate) fn new(
         binary: PathBuf,
-        folder: PathBuf,
+        folder: TempDir,
         topics: Topics,
         postgres: Option<String>,
         window: Duration,

@@ -23,7 +23,7 @@ pub(super) fn beside_copy(bench: &Bench) -> Result<Vec<Run>> {
         sql: "SELECT * FROM events",
         sink: "kind = \"postgres\"\nurl = \"${BENCH_DATABASE_URL}\"\ntable = \"ad_events\"\ncreate_table = true",
     };
-    let pipeline = Pipeline::write(&bench.folder, "postgres", &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), "postgres", &text)?;
     let database = Database::make(bench.postgres()?, pipeline.name())?;
     let finished = bench.run(&pipeline, &[("BENCH_DATABASE_URL", database.url())])?;
     finished.read_exactly(records)?;

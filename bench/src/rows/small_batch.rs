@@ -31,7 +31,7 @@ pub(super) fn at(bench: &Bench, interval_ms: u64) -> Result<Run> {
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     };
     bench.topics.make(TOPIC, topics::PARTITIONS)?;
-    let pipeline = Pipeline::write(&bench.folder, &name, &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), &name, &text)?;
     let process = bench.start(&pipeline)?;
     process.wait_for_log("it has started", Duration::from_secs(30), |log| {
         log.iter().any(|line| line.value["message"] == "started")

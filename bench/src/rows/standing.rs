@@ -28,7 +28,7 @@ pub(super) fn start(bench: &Bench) -> Result<Run> {
     bench
         .topics
         .fill(START, stream, START_RECORDS, Compression::Lz4, |_| ())?;
-    let pipeline = Pipeline::write(&bench.folder, "start", &text(bench, START))?;
+    let pipeline = Pipeline::write(bench.folder.path(), "start", &text(bench, START))?;
     let manifest = files::manifest(&pipeline.out(), 1);
     let process = bench.start(&pipeline)?;
     while !manifest.exists() {
@@ -58,7 +58,7 @@ pub(super) fn start(bench: &Bench) -> Result<Run> {
 
 pub(super) fn idle(bench: &Bench) -> Result<Run> {
     bench.topics.make(IDLE, IDLE_PARTITIONS)?;
-    let pipeline = Pipeline::write(&bench.folder, "idle", &text(bench, IDLE))?;
+    let pipeline = Pipeline::write(bench.folder.path(), "idle", &text(bench, IDLE))?;
     let process = bench.start(&pipeline)?;
     process.wait_for_log("it has started", PATIENCE, |log| {
         log.iter().any(|line| line.value["message"] == "started")

@@ -32,7 +32,7 @@ fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> 
         sql: COUNT,
         sink: "kind = \"console\"",
     };
-    let finished = bench.run(&Pipeline::write(&bench.folder, name, &text)?, &[])?;
+    let finished = bench.run(&Pipeline::write(bench.folder.path(), name, &text)?, &[])?;
     finished.read_exactly(records)?;
     let found = table_sums(&finished.stdout, &["n", "bytes"])?;
     if found != [records, bytes] {
@@ -54,7 +54,7 @@ pub(super) fn json_count(bench: &Bench) -> Result<Run> {
         sql: "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     };
-    let pipeline = Pipeline::write(&bench.folder, "json-count", &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), "json-count", &text)?;
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;
     let found = files::counts_by_ad(&files::committed(&pipeline.out())?, "views")?;
@@ -76,7 +76,7 @@ pub(super) fn parquet(bench: &Bench) -> Result<Run> {
         sql: "SELECT * FROM events WHERE event_type = 'view'",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"parquet\"\ncompression = \"snappy\"",
     };
-    let pipeline = Pipeline::write(&bench.folder, "parquet", &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), "parquet", &text)?;
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;
     let found = files::committed(&pipeline.out())?;

@@ -52,7 +52,7 @@ pub struct SinkInput {
 /// `begin`, a write or a commit the outcome is unknown: the driver calls `fence` and `ledger` again before it decides
 /// (X20, X24); implementations drop connections and producers then rather than reuse them.
 #[async_trait]
-pub trait Sink: Debug + Send {
+pub trait Sink: Debug + Send + Sync {
     /// Name, kind and target, without secrets.
     fn identity(&self) -> SinkIdentity;
 

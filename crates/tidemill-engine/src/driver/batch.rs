@@ -1,12 +1,14 @@
 //! One output of one batch: run its slices, hand the rows to the sink, commit, and settle what went wrong.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
-use futures::StreamExt;
+use futures::future::try_join_all;
+use futures::{FutureExt, StreamExt};
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::next_batch;
@@ -212,10 +214,22 @@ async fn permit(run: &BatchRun, logged: &LoggedPlan, record_bytes: &mut BTreeMap
     commit::decide(&logged.plan, &sources, &reports).map_err(|error| Error::new(Kind::Bug, error.to_string()))
 }
 
-/// Executes all slices, each into its writer. Slices that read ranges and nothing else may wait for their turn; where
-/// an exchange lies between, all must run at once or none ends.
+/// Executes all slices, each into its writer. Few records are read by one task: waking threads for them would cost more
+/// than it saves. Of many, slices that read ranges and nothing else may wait for their turn; where an exchange lies between,
+/// all must run at once or none ends.
 async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, plan: &BatchPlan) -> Result<()> {
-    let at_once = if run.exchanges() || offsets(plan) <= FEW_OFFSETS {
+    let of_run = |slice, writer| run_slice(Arc::clone(&run.plan), Arc::clone(&run.context), slice, writer);
+    if offsets(plan) <= FEW_OFFSETS {
+        let slices = writers
+            .into_iter()
+            .enumerate()
+            .map(|(slice, writer)| of_run(slice, writer));
+        return match AssertUnwindSafe(try_join_all(slices)).catch_unwind().await {
+            Ok(ended) => ended.map(drop),
+            Err(_) => Err(Error::new(Kind::Bug, "a slice panicked")),
+        };
+    }
+    let at_once = if run.exchanges() {
         writers.len()
     } else {
         plan.reduce_slices * 2
@@ -223,15 +237,14 @@ async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, plan: &B
     let turns = Arc::new(Semaphore::new(at_once.max(1)));
     let mut slices = JoinSet::new();
     for (slice, writer) in writers.into_iter().enumerate() {
-        let plan = Arc::clone(&run.plan);
-        let context = Arc::clone(&run.context);
         let turns = Arc::clone(&turns);
+        let slice = of_run(slice, writer);
         slices.spawn(async move {
             let _turn = turns
                 .acquire_owned()
                 .await
                 .map_err(|error| Error::with_source(Kind::Bug, "turns", error))?;
-            run_slice(plan, context, slice, writer).await
+            slice.await
         });
     }
     while let Some(ended) = slices.join_next().await {

@@ -18,6 +18,7 @@ use tidemill_core::position::{PartitionPosition, Positions};
 use tidemill_core::recover::LoggedPlan;
 use tidemill_core::start::{PartitionBounds, StartPolicy};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::checkpoint::{Checkpoint, CommitRecord, ENTRIES_KEPT};
 use crate::error::{Error, Kind, Result};
@@ -174,7 +175,19 @@ impl Driver {
     ///
     /// # Errors
     /// What ended it; see [`Kind`] for what to do. Everything committed before stays.
-    pub async fn run(mut self) -> Result<Summary> {
+    pub async fn run(self) -> Result<Summary> {
+        // A task of the runtime: on the thread that waits for it, every answer of a broker or disk would first have to wake
+        // that thread. It ends where this future is dropped.
+        let mut task = JoinSet::new();
+        task.spawn(self.run_to_end());
+        match task.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => Err(Error::new(Kind::Bug, "the driver's task was cancelled")),
+        }
+    }
+
+    async fn run_to_end(mut self) -> Result<Summary> {
         let mut running = self.start().await?;
         let ended = self.run_batches(&mut running).await;
         // Whatever ended it: the last batch is settled, and what is not run again should not look as if it were to be.

@@ -119,6 +119,13 @@ impl KafkaSinkConfig {
             .map(Duration::from_millis)
     }
 
+    /// Room for what waits in the producer: more than 16 MiB is no faster, but two of the largest messages must fit.
+    fn queue_kib(&self) -> u64 {
+        let largest = self.properties.get("message.max.bytes");
+        let largest: Option<u64> = largest.and_then(|bytes| bytes.parse().ok());
+        (largest.unwrap_or(0) / 512).max(16 << 10)
+    }
+
     /// The transactional producer's settings.
     pub(super) fn producer(&self, transactional_id: &str, transaction_timeout: Duration) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -128,7 +135,7 @@ impl KafkaSinkConfig {
             .set("batch.num.messages", "100000")
             // Two bounds of what waits in the producer, whichever is met first.
             .set("queue.buffering.max.messages", "500000")
-            .set("queue.buffering.max.kbytes", "65536");
+            .set("queue.buffering.max.kbytes", self.queue_kib().to_string());
         self.connect(&mut config);
         config
             .set("transactional.id", transactional_id)
