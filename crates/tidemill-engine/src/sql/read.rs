@@ -11,7 +11,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
@@ -20,6 +22,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, TryStreamExt};
 use tidemill_core::commit::SliceReport;
 use tidemill_core::plan::RangePlan;
+use tokio::sync::Notify;
 
 use super::table::{Column, MetadataColumn, OnBadRecord, SourceTable, raw_columns};
 use crate::error::{Error, Kind};
@@ -51,6 +54,8 @@ pub struct ScanRun {
     scan: Arc<dyn Scan>,
     // A leaf lock, held for a push or a take only: slices end on any thread.
     ended: Mutex<Ended>,
+    /// Told of each slice that ended or was left.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +152,7 @@ impl ReadRangesExec {
                 taken,
                 ..Ended::default()
             }),
+            changed: Notify::new(),
         });
         let exec = Self::over(
             Arc::clone(&self.table),
@@ -210,18 +216,8 @@ impl ExecutionPlan for ReadRangesExec {
         )))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let input = children.swap_remove(0);
-        Ok(Arc::new(Self::over(
-            Arc::clone(&self.table),
-            self.columns.clone(),
-            Arc::clone(&self.schema),
-            input,
-            self.run.clone(),
-        )))
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(&self, slice: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
@@ -310,6 +306,7 @@ impl ScanRun {
     /// # Errors
     /// As the source and the bad-record policy say.
     pub async fn finish(self: &Arc<Self>) -> Result<Vec<SliceReport>, Error> {
+        self.all_ended_or_left().await;
         let mut left = {
             let mut ended = self.lock();
             let untouched: Vec<usize> = (0..self.ranges.len()).filter(|index| !ended.taken[*index]).collect();
@@ -325,6 +322,24 @@ impl ScanRun {
     }
 }
 
+impl ScanRun {
+    /// Waits until the query holds no slice any more: tasks that an operator no longer needs are dropped a little later.
+    async fn all_ended_or_left(&self) {
+        let held = || {
+            let ended = self.lock();
+            let taken = ended.taken.iter().filter(|taken| **taken).count();
+            taken > ended.reports.len() + ended.left.len()
+        };
+        loop {
+            let changed = self.changed.notified();
+            if !held() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// A slice while the query reads it. Dropped before its end it leaves its stream for [`ScanRun::finish`].
 struct Reading {
     read: Option<SliceRead>,
@@ -336,6 +351,7 @@ impl Reading {
         if let Some(read) = self.read.take() {
             failpoint::pass("read.slice-end");
             self.run.lock().reports.push(read.report);
+            self.run.changed.notify_waiters();
         }
     }
 }
@@ -344,6 +360,7 @@ impl Drop for Reading {
     fn drop(&mut self) {
         if let Some(read) = self.read.take() {
             self.run.lock().left.push(read);
+            self.run.changed.notify_waiters();
         }
     }
 }
