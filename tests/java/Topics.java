@@ -1,16 +1,21 @@
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.ExecutionException;
+import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
+import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
@@ -29,17 +34,20 @@ import org.apache.kafka.common.resource.ResourceType;
  * <pre>
  * Topics BROKERS wait SECONDS                            until the broker answers and is ready for requests
  * Topics BROKERS create TOPIC PARTITIONS [name=value …]  with topic configs
+ * Topics BROKERS place TOPIC PARTITIONS N,N,… [name=value …]  the same with replicas on these brokers, the first of them leading
  * Topics BROKERS delete TOPIC …                          and wait until it is gone
+ * Topics BROKERS grow TOPIC PARTITIONS                   to so many partitions, and wait until they are led
+ * Topics BROKERS cut TOPIC PARTITION OFFSET              removes what is below the offset, as retention does
  * Topics BROKERS list
  * Topics BROKERS allow TYPE NAME PRINCIPAL OPERATION      an entry of access control: from then on nothing else is allowed there
- * Topics BROKERS describe TOPIC                          "id UUID", then a line per partition, then configs that were set
+ * Topics BROKERS describe TOPIC                          "id UUID", then a line per partition, "in sync P: N,N", then configs that were set
  * </pre>
  * A partition line reads {@code partition P start S stable L end H}: L is the last stable offset, H the high watermark.
  */
 public final class Topics {
     public static void main(String[] args) throws Exception {
         if (args.length < 2) {
-            System.err.println("usage: Topics BROKERS wait|create|delete|list|allow|describe …");
+            System.err.println("usage: Topics BROKERS wait|create|place|delete|grow|cut|list|allow|describe …");
             System.exit(2);
         }
         Map<String, Object> settings = new HashMap<>();
@@ -52,7 +60,14 @@ public final class Topics {
             switch (args[1]) {
                 case "wait" -> waitReady(admin, Duration.ofSeconds(Long.parseLong(args[2])));
                 case "create" -> create(admin, args[2], Integer.parseInt(args[3]), configs(args, 4));
+                case "place" -> place(admin, args[2], Integer.parseInt(args[3]), args[4], configs(args, 5));
                 case "delete" -> delete(admin, List.of(args).subList(2, args.length));
+                case "grow" -> grow(admin, args[2], Integer.parseInt(args[3]));
+                case "cut" -> {
+                    TopicPartition partition = new TopicPartition(args[2], Integer.parseInt(args[3]));
+                    RecordsToDelete below = RecordsToDelete.beforeOffset(Long.parseLong(args[4]));
+                    admin.deleteRecords(Map.of(partition, below)).all().get();
+                }
                 case "list" -> new TreeSet<>(admin.listTopics().names().get()).forEach(System.out::println);
                 case "allow" -> allow(admin, args[2], args[3], args[4], args[5]);
                 case "describe" -> describe(admin, args[2]);
@@ -94,6 +109,28 @@ public final class Topics {
     /** Makes a topic with one replica and waits until every partition has a leader. */
     static void create(Admin admin, String topic, int partitions, Map<String, String> configs) throws Exception {
         admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all().get();
+        waitLed(admin, topic, partitions);
+    }
+
+    private static void place(Admin admin, String topic, int partitions, String brokers, Map<String, String> configs)
+            throws Exception {
+        List<Integer> replicas = Arrays.stream(brokers.split(",")).map(Integer::valueOf).toList();
+        Map<Integer, List<Integer>> places = new TreeMap<>();
+        for (int partition = 0; partition < partitions; partition++) {
+            List<Integer> rotated = new ArrayList<>(replicas);
+            Collections.rotate(rotated, -partition);
+            places.put(partition, rotated);
+        }
+        admin.createTopics(List.of(new NewTopic(topic, places).configs(configs))).all().get();
+        waitLed(admin, topic, partitions);
+    }
+
+    private static void grow(Admin admin, String topic, int partitions) throws Exception {
+        admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
+        waitLed(admin, topic, partitions);
+    }
+
+    private static void waitLed(Admin admin, String topic, int partitions) throws Exception {
         long deadline = System.nanoTime() + Duration.ofSeconds(20).toNanos();
         while (true) {
             try {
@@ -143,6 +180,10 @@ public final class Topics {
         for (TopicPartition p : partitions) {
             System.out.printf("partition %d start %d stable %d end %d%n", p.partition(), start.get(p), stable.get(p), end.get(p));
         }
+        description.partitions().forEach(p -> {
+            String inSync = p.isr().stream().map(node -> node.idString()).sorted().collect(Collectors.joining(","));
+            System.out.println("in sync " + p.partition() + ": " + inSync);
+        });
         ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
         admin.describeConfigs(List.of(resource)).all().get().get(resource).entries().stream()
                 .filter(entry -> entry.source() == org.apache.kafka.clients.admin.ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG)

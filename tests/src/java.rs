@@ -27,7 +27,11 @@ pub fn run(program: &str, args: &[&str]) -> Result<String> {
     run_at(&servers::kafka(), program, args)
 }
 
-fn run_at(brokers: &str, program: &str, args: &[&str]) -> Result<String> {
+/// The same at other brokers.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(brokers: &str, program: &str, args: &[&str]) -> Result<String> {
     let output = command(brokers, program, args)
         .output()
         .context("java can't be started")?;

@@ -1,5 +1,6 @@
-//! A server of one test's own, which it may kill and start again.
+//! Servers of one test's own, which it may kill and start again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,16 +39,11 @@ impl OwnServer {
     }
 
     fn start(server: &str, variable: &str) -> Result<Self> {
-        let exports = script(&["own", server])?;
-        let value = |name: &str| {
-            let start = format!("export {name}=");
-            let line = exports.lines().find_map(|line| line.strip_prefix(&start));
-            line.with_context(|| format!("scripts/servers printed no {name}: {exports}"))
-        };
+        let exports = Exports(script(&["own", server])?);
         Ok(Self {
-            run: PathBuf::from(value("TIDEMILL_TEST_RUN")?),
-            address: value(variable)?.to_owned(),
-            pid: pid(value(&format!("{variable}_PID"))?)?,
+            run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
+            address: exports.value(variable)?.to_owned(),
+            pid: pid(exports.value(&format!("{variable}_PID"))?)?,
         })
     }
 
@@ -61,15 +57,7 @@ impl OwnServer {
     /// # Errors
     /// Where it was gone before, or stays.
     pub fn end(&self, signal: Signal) -> Result<()> {
-        kill_process(self.pid, signal).context("the server was gone before")?;
-        let deadline = Instant::now() + END_LIMIT;
-        while test_kill_process(self.pid).is_ok() && !is_zombie(self.pid) {
-            if Instant::now() > deadline {
-                bail!("the server stays after {signal:?}");
-            }
-            look_again_soon();
-        }
-        Ok(())
+        end(self.pid, signal)
     }
 
     /// Starts the server again with its data, at its address.
@@ -84,11 +72,94 @@ impl OwnServer {
     }
 }
 
+/// A Kafka cluster: a controller that stays, and brokers 1 to 3 that may die. It ends where this value is dropped.
+#[derive(Debug)]
+pub struct OwnCluster {
+    run: PathBuf,
+    address: String,
+    brokers: BTreeMap<u32, Pid>,
+}
+
+impl OwnCluster {
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn start() -> Result<Self> {
+        let exports = Exports(script(&["own", "cluster"])?);
+        let brokers = (1..=3).map(|broker| Ok((broker, pid(exports.value(&broker_pid(broker))?)?)));
+        Ok(Self {
+            run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
+            address: exports.value("TIDEMILL_TEST_KAFKA")?.to_owned(),
+            brokers: brokers.collect::<Result<_>>()?,
+        })
+    }
+
+    /// All brokers, separated by commas.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends a broker a signal and waits until it is gone.
+    ///
+    /// # Errors
+    /// Where it was gone before, or stays.
+    pub fn end(&self, broker: u32, signal: Signal) -> Result<()> {
+        end(self.brokers[&broker], signal)
+    }
+
+    /// Starts a broker again with its data, at its address.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn again(&mut self, broker: u32) -> Result<()> {
+        let name = format!("broker-{broker}");
+        let exports = Exports(script(&["again", &self.run.display().to_string(), &name])?);
+        self.brokers.insert(broker, pid(exports.value(&broker_pid(broker))?)?);
+        Ok(())
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        stop(&self.run);
+    }
+}
+
+fn broker_pid(broker: u32) -> String {
+    format!("TIDEMILL_TEST_BROKER_{broker}_PID")
+}
+
+/// The export lines that the script printed.
+struct Exports(String);
+
+impl Exports {
+    fn value(&self, name: &str) -> Result<&str> {
+        let start = format!("export {name}=");
+        let line = self.0.lines().find_map(|line| line.strip_prefix(&start));
+        line.with_context(|| format!("scripts/servers printed no {name}: {}", self.0))
+    }
+}
+
+fn end(server: Pid, signal: Signal) -> Result<()> {
+    kill_process(server, signal).context("the server was gone before")?;
+    let deadline = Instant::now() + END_LIMIT;
+    while test_kill_process(server).is_ok() && !is_zombie(server) {
+        if Instant::now() > deadline {
+            bail!("the server stays after {signal:?}");
+        }
+        look_again_soon();
+    }
+    Ok(())
+}
+
+fn stop(run: &Path) {
+    if let Err(error) = script(&["stop", &run.display().to_string()]) {
+        eprintln!("{error:#}");
+    }
+}
+
 impl Drop for OwnServer {
     fn drop(&mut self) {
-        if let Err(error) = script(&["stop", &self.run.display().to_string()]) {
-            eprintln!("{error:#}");
-        }
+        stop(&self.run);
     }
 }
 

@@ -21,11 +21,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How often a state that nothing announces is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Waits a moment before a state is looked at again.
 #[expect(
     clippy::disallowed_methods,
     reason = "a process's state is not announced; every caller has a deadline"
 )]
-pub(crate) fn look_again_soon() {
+pub fn look_again_soon() {
     std::thread::sleep(LOOK_AGAIN);
 }
 

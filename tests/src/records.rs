@@ -40,8 +40,16 @@ impl Record {
 /// # Errors
 /// Where the broker doesn't take one.
 pub fn produce(topic: &str, records: &[Record]) -> Result<()> {
+    produce_at(&servers::kafka(), topic, records)
+}
+
+/// The same at other brokers.
+///
+/// # Errors
+/// Where the broker doesn't take one.
+pub fn produce_at(brokers: &str, topic: &str, records: &[Record]) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", servers::kafka())
+        .set("bootstrap.servers", brokers)
         .set("enable.idempotence", "true")
         .set("message.max.bytes", "8388608")
         .create()?;

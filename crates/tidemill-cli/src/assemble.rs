@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tidemill_core::start::StartPolicy;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
@@ -18,7 +17,7 @@ use tokio::sync::watch;
 use crate::open_sink::open_sink;
 use crate::settings::Settings;
 use crate::settings::sink::SinkSettings;
-use crate::settings::source::{SourceFormat, SourceSettings, Start};
+use crate::settings::source::{SourceFormat, SourceSettings};
 
 /// The checkpoint of a pipeline.
 pub(crate) fn checkpoint(settings: &Settings) -> Checkpoint {
@@ -72,8 +71,11 @@ pub(crate) async fn driver(
         .map(|(source, table)| DriverSource {
             name: source.name.clone(),
             source: Arc::clone(&table.source),
-            start: start_policy(&source.start),
-            rate_max: source.rate_max,
+            start: source.start.clone(),
+            on_new_partition: source.on_new_partition,
+            on_out_of_range: source.on_out_of_range,
+            bound: source.bound,
+            initial_rate: source.initial_rate,
             batch_bytes_max: source.batch_bytes_max,
         })
         .collect();
@@ -81,6 +83,7 @@ pub(crate) async fn driver(
         app: settings.name.clone(),
         interval: settings.interval,
         drain_timeout: settings.drain_timeout,
+        backpressure: settings.backpressure,
         reduce_slices,
         pipeline_hash: pipeline_hash(settings),
         every_tick: false,
@@ -132,7 +135,7 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
         }
         SourceFormat::Raw => (Arc::new(RawFormat), RawFormat::schema()),
     };
-    let mut config = KafkaConfig::new(&source.brokers.join(","), source.topics.iter().cloned());
+    let mut config = KafkaConfig::new(&source.brokers.join(","), source.topics.clone());
     config.group = Some(source.group.clone());
     config.isolation = if source.read_committed {
         Isolation::ReadCommitted
@@ -158,14 +161,6 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
         },
         columns,
     }))
-}
-
-fn start_policy(start: &Start) -> StartPolicy {
-    match start {
-        Start::Earliest => StartPolicy::Earliest,
-        Start::Latest => StartPolicy::Latest,
-        Start::Offsets(offsets) => StartPolicy::Offsets(offsets.clone()),
-    }
 }
 
 /// Hash of what the pipeline computes: sources' columns and isolation, queries, what each sink takes. What a bad record does

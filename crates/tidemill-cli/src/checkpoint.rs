@@ -9,12 +9,24 @@ use crate::Failure;
 use crate::assemble;
 use crate::settings::Settings;
 
-/// Who it belongs to, the last plan, the last commit, positions.
+/// Who it belongs to, the last plan, the last commit, positions, what was ever lost.
 pub(crate) async fn show(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     let contents = contents(&checkpoint).await?;
+    let losses = checkpoint.all_losses().await?;
     let mut out = std::io::stdout().lock();
     print(&mut out, &checkpoint.location(), &contents).map_err(anyhow::Error::from)?;
+    for record in &losses {
+        for loss in &record.losses {
+            let (source, partition) = (&loss.source, &loss.partition);
+            writeln!(
+                out,
+                "lost {source} {partition} from {} until {} in batch {}",
+                loss.from, loss.until, record.batch_id
+            )
+            .map_err(anyhow::Error::from)?;
+        }
+    }
     Ok(())
 }
 
@@ -149,6 +161,7 @@ pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
         }
         before = Some((batch, time));
     }
+    checkpoint.all_losses().await?;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,

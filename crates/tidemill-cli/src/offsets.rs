@@ -1,5 +1,6 @@
 //! `tidemill offsets`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use tidemill_core::position::Positions;
@@ -8,7 +9,7 @@ use crate::Failure;
 use crate::assemble;
 use crate::settings::Settings;
 
-/// Per partition: position, end offset, lag in records and seconds, group offset.
+/// Per partition: position, end offset, lag in records and seconds, offsets that an open transaction holds back, group offset.
 pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings);
     let contents = checkpoint.read().await?;
@@ -27,6 +28,7 @@ pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
             "end",
             "lag",
             "lag_seconds",
+            "held_back",
             "group_offset",
         ]
         .map(str::to_owned),
@@ -35,6 +37,7 @@ pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
         let table = assemble::table(settings, source)?;
         let ends = table.source.ends(false).await?;
         let partitions: Vec<_> = ends.iter().map(|end| end.partition.clone()).collect();
+        let beyond: BTreeMap<_, _> = table.source.high_watermarks().await?.into_iter().collect();
         let published = table.source.published(&partitions).await?;
         for (end, group_offset) in ends.iter().zip(published) {
             let position = positions
@@ -58,11 +61,12 @@ pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
                 end.end.to_string(),
                 or_dash(lag),
                 seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1}")),
+                or_dash(beyond.get(&end.partition).map(|beyond| (beyond - end.end).max(0))),
                 or_dash(group_offset),
             ]);
         }
     }
-    let mut widths = [0; 7];
+    let mut widths = [0; 8];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.len());

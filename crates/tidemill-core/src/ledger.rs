@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::loss::Loss;
 use crate::plan::{BatchId, BatchPlan, Epoch};
 use crate::position::Positions;
 
@@ -29,6 +30,9 @@ pub struct LedgerRecord {
     pub plan: BatchPlan,
     /// Positions after the batch.
     pub positions: Positions,
+    /// What was gone before it was read, in ranges of the plan (X13).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
     /// Rows made visible.
     pub rows: u64,
 }

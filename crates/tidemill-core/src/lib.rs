@@ -6,10 +6,13 @@
 
 pub mod commit;
 pub mod ledger;
+pub mod loss;
 pub mod next_batch;
 pub mod plan;
 pub mod position;
+pub mod rate;
 pub mod recover;
+pub mod split;
 pub mod start;
 
 pub use ledger::LedgerRecord;

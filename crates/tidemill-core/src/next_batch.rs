@@ -1,7 +1,9 @@
 //! What the next batch reads: from positions, ends and limits alone.
 
+use crate::loss::OnOutOfRange;
 use crate::plan::{LimitsInForce, RangePlan};
 use crate::position::{PartitionPosition, Positions, TopicPartition};
+use crate::rate::{self, PartitionBound};
 
 /// Bytes a record is taken to have before any was seen.
 pub const RECORD_BYTES_GUESS: u64 = 1024;
@@ -15,6 +17,8 @@ pub struct PartitionEnd {
     pub topic_id: Option<String>,
     /// The partition's leader epoch, -1 where unknown.
     pub leader_epoch: i32,
+    /// The first offset that can still be read, where that was asked for.
+    pub earliest: Option<i64>,
     /// The offset after the last readable record.
     pub end: i64,
 }
@@ -22,8 +26,13 @@ pub struct PartitionEnd {
 /// Bounds on what one batch takes of one source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceLimits {
-    /// Records of one partition, `None` = no bound.
-    pub partition_records_max: Option<u64>,
+    /// Bounds on each partition.
+    pub partition: PartitionBound,
+    /// Records per second of the whole source that its last batches have shown to be possible; `None` = not known, or not
+    /// asked for.
+    pub rate: Option<u64>,
+    /// Time between batches.
+    pub interval_seconds: f64,
     /// Bytes of all partitions together, turned into records by `record_bytes`.
     pub batch_bytes_max: u64,
     /// Bytes that the slowest sink with a time limit takes in a safe part of it, `None` = no such sink, or none seen at work.
@@ -66,6 +75,40 @@ pub enum Stop {
         /// Id now.
         now: String,
     },
+    /// Retention passed our position.
+    #[error(
+        "source {source_name}: {partition}: offsets {position} to {earliest} were removed by retention before they were \
+         read. To go on without them set on_out_of_range = \"earliest\" or \"latest\": the loss is then recorded"
+    )]
+    Overtaken {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: TopicPartition,
+        /// Our position.
+        position: i64,
+        /// The first offset that is left.
+        earliest: i64,
+    },
+    /// The log was cut below our position and went on from there under another leader.
+    #[error(
+        "source {source_name}: {partition} was read to {position} under leader epoch {epoch}, whose records now end at \
+         {end}: the log was truncated there, as an unclean leader election does, and other records may stand at the offsets \
+         after it. Nothing more was read. Compare the sinks from offset {end} on; to go on, start under a new name with \
+         explicit offsets"
+    )]
+    Truncated {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: TopicPartition,
+        /// Our position.
+        position: i64,
+        /// The leader epoch at our last planning.
+        epoch: i32,
+        /// Where the records of that epoch end.
+        end: i64,
+    },
     /// A partition we read is no longer there.
     #[error("source {source_name}: {partition} is gone; it was read to {position}")]
     Gone {
@@ -80,7 +123,8 @@ pub enum Stop {
 
 /// Cuts the ranges of one source: one per partition that has anything to read, within the limits.
 ///
-/// Partitions without a position are left alone: the caller resolves them first.
+/// Partitions without a position are left alone: the caller resolves them first. Where retention has passed a position and
+/// the policy goes on, the range begins at the position all the same: what of it is lost is for the caller to record.
 /// Where the byte budget binds, it is shared in proportion to what each partition has to give, at least one record each.
 ///
 /// # Errors
@@ -90,6 +134,7 @@ pub fn cut(
     positions: &Positions,
     ends: &[PartitionEnd],
     limits: &SourceLimits,
+    on_out_of_range: OnOutOfRange,
 ) -> Result<(Vec<RangePlan>, LimitsInForce), Stop> {
     let mut wanted = Vec::new();
     let mut reason = "end";
@@ -103,51 +148,108 @@ pub fn cut(
                 position: position.offset,
             })?;
         check(source, position, end)?;
-        let lag = u64::try_from(end.end - position.offset).unwrap_or(0);
-        let take = match limits.partition_records_max {
-            Some(most) if lag > most => {
-                reason = "rate";
-                most
-            }
-            _ => lag,
-        };
-        if take > 0 {
-            wanted.push((position, end, take));
+        let begin = first_left(source, position, end, on_out_of_range)?;
+        let lag = u64::try_from(end.end - begin).unwrap_or(0);
+        wanted.push((position, end, begin, lag));
+    }
+    let lags: Vec<(u64, PartitionBound)> = wanted.iter().map(|(.., lag)| (*lag, limits.partition)).collect();
+    let most = rate::partition_records(&lags, limits.rate, limits.interval_seconds);
+    for ((.., take), most) in wanted.iter_mut().zip(most.iter().flatten()) {
+        if *take > *most {
+            reason = if limits.rate.is_some() { "back-pressure" } else { "rate" };
+            *take = *most;
         }
     }
+    wanted.retain(|(position, _, begin, take)| *take > 0 || *begin > position.offset);
     let bytes_max = limits
         .sink_bytes_max
         .map_or(limits.batch_bytes_max, |sink| sink.min(limits.batch_bytes_max));
     let budget = (bytes_max / limits.record_bytes.max(1)).max(1);
-    let total: u64 = wanted.iter().map(|(_, _, take)| take).sum();
+    let total: u64 = wanted.iter().map(|(.., take)| take).sum();
     if total > budget {
         reason = if bytes_max < limits.batch_bytes_max {
             "sink time limit"
         } else {
             "bytes"
         };
-        for (_, _, take) in &mut wanted {
+        for (.., take) in wanted.iter_mut().filter(|(.., take)| *take > 0) {
             let share = u128::from(*take) * u128::from(budget) / u128::from(total);
             *take = u64::try_from(share).unwrap_or(u64::MAX).max(1);
         }
     }
     let ranges = wanted
         .into_iter()
-        .map(|(position, end, take)| RangePlan {
+        .map(|(position, end, begin, take)| RangePlan {
             source: source.to_owned(),
             partition: position.partition.clone(),
             topic_id: end.topic_id.clone(),
             from: position.offset,
-            until: position.offset + i64::try_from(take).unwrap_or(i64::MAX - position.offset),
+            until: begin + i64::try_from(take).unwrap_or(i64::MAX - begin),
             leader_epoch: end.leader_epoch,
         })
         .collect();
     let in_force = LimitsInForce {
-        partition_records_max: limits.partition_records_max.unwrap_or(0),
+        partition_records_max: most.iter().flatten().max().copied().unwrap_or(0),
         batch_bytes_max: bytes_max,
         reason: reason.to_owned(),
     };
     Ok((ranges, in_force))
+}
+
+/// Where reading goes on: at the position, or beyond what retention took of it.
+fn first_left(
+    source: &str,
+    position: &PartitionPosition,
+    end: &PartitionEnd,
+    on_out_of_range: OnOutOfRange,
+) -> Result<i64, Stop> {
+    let Some(earliest) = end.earliest.filter(|earliest| *earliest > position.offset) else {
+        return Ok(position.offset);
+    };
+    match on_out_of_range {
+        OnOutOfRange::Stop => Err(Stop::Overtaken {
+            source_name: source.to_owned(),
+            partition: position.partition.clone(),
+            position: position.offset,
+            earliest,
+        }),
+        OnOutOfRange::Earliest => Ok(earliest),
+        OnOutOfRange::Latest => Ok(end.end),
+    }
+}
+
+/// Partitions whose leader changed since they were planned last, with the epoch of that time: whether their logs were cut
+/// then is to be asked.
+pub fn changed_leaders(source: &str, positions: &Positions, ends: &[PartitionEnd]) -> Vec<(TopicPartition, i32)> {
+    let changed = |position: &&PartitionPosition| {
+        let end = ends.iter().find(|end| end.partition == position.partition);
+        position.leader_epoch >= 0 && end.is_some_and(|end| end.leader_epoch > position.leader_epoch)
+    };
+    let changed = positions.of_source(source).filter(changed);
+    changed
+        .map(|position| (position.partition.clone(), position.leader_epoch))
+        .collect()
+}
+
+/// Compares positions with the ends of the leader epochs that they were planned under.
+///
+/// # Errors
+/// [`Stop::Truncated`] where a log was cut below a position. A broker that no longer knows the epoch (-1) tells nothing.
+pub fn refuse_truncated(source: &str, positions: &Positions, epoch_ends: &[(TopicPartition, i64)]) -> Result<(), Stop> {
+    for (partition, end) in epoch_ends {
+        if let Some(position) = positions.get(source, partition)
+            && (0..position.offset).contains(end)
+        {
+            return Err(Stop::Truncated {
+                source_name: source.to_owned(),
+                partition: partition.clone(),
+                position: position.offset,
+                epoch: position.leader_epoch,
+                end: *end,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn check(source: &str, position: &PartitionPosition, end: &PartitionEnd) -> Result<(), Stop> {
@@ -227,6 +329,7 @@ mod tests {
                 partition: TopicPartition::new("t", number),
                 topic_id: Some("id-1".into()),
                 leader_epoch: 3,
+                earliest: None,
                 end: *end,
             })
             .collect()
@@ -234,11 +337,25 @@ mod tests {
 
     fn limits(records: Option<u64>, bytes: u64) -> SourceLimits {
         SourceLimits {
-            partition_records_max: records,
+            partition: PartitionBound {
+                max_rate: records.unwrap_or(0),
+                min_records: 1,
+            },
+            rate: None,
+            interval_seconds: 1.0,
             batch_bytes_max: bytes,
             sink_bytes_max: None,
             record_bytes: 100,
         }
+    }
+
+    fn cut_to(
+        source: &str,
+        positions: &Positions,
+        ends: &[PartitionEnd],
+        limits: &SourceLimits,
+    ) -> Result<(Vec<RangePlan>, LimitsInForce), Stop> {
+        cut(source, positions, ends, limits, OnOutOfRange::Stop)
     }
 
     fn spans(ranges: &[RangePlan]) -> Vec<(i64, i64)> {
@@ -248,7 +365,7 @@ mod tests {
     #[test]
     fn reads_to_the_end_and_leaves_idle_partitions_out() {
         let (ranges, in_force) =
-            cut("events", &positions(&[5, 7]), &ends(&[9, 7]), &limits(None, 1 << 30)).expect("fits");
+            cut_to("events", &positions(&[5, 7]), &ends(&[9, 7]), &limits(None, 1 << 30)).expect("fits");
         assert_eq!(spans(&ranges), [(5, 9)]);
         assert_eq!(in_force.reason, "end");
         assert_eq!(ranges[0].leader_epoch, 3);
@@ -256,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_rate_bounds_each_partition_from_the_first_batch() {
-        let (ranges, in_force) = cut(
+        let (ranges, in_force) = cut_to(
             "events",
             &positions(&[0, 0]),
             &ends(&[50, 5]),
@@ -270,7 +387,7 @@ mod tests {
     #[test]
     fn the_byte_budget_is_shared_by_lag_and_starves_nobody() {
         let (ranges, in_force) =
-            cut("events", &positions(&[0, 0]), &ends(&[9_000, 1]), &limits(None, 10_000)).expect("fits");
+            cut_to("events", &positions(&[0, 0]), &ends(&[9_000, 1]), &limits(None, 10_000)).expect("fits");
         assert_eq!(spans(&ranges), [(0, 99), (0, 1)]);
         assert_eq!(in_force.reason, "bytes");
     }
@@ -282,7 +399,7 @@ mod tests {
             sink_bytes_max: Some(bytes_within(8_000, 1_000, 500)),
             ..limits(None, 10_000)
         };
-        let (ranges, in_force) = cut("events", &positions(&[0]), &ends(&[9_000]), &slow).expect("fits");
+        let (ranges, in_force) = cut_to("events", &positions(&[0]), &ends(&[9_000]), &slow).expect("fits");
         assert_eq!(spans(&ranges), [(0, 40)]);
         assert_eq!(
             (in_force.reason.as_str(), in_force.batch_bytes_max),
@@ -292,13 +409,13 @@ mod tests {
             sink_bytes_max: Some(bytes_within(8_000, 1_000_000, 0)),
             ..limits(None, 10_000)
         };
-        let (ranges, in_force) = cut("events", &positions(&[0]), &ends(&[9_000]), &fast).expect("fits");
+        let (ranges, in_force) = cut_to("events", &positions(&[0]), &ends(&[9_000]), &fast).expect("fits");
         assert_eq!((spans(&ranges), in_force.reason.as_str()), (vec![(0, 100)], "bytes"));
     }
 
     #[test]
     fn a_log_that_ends_before_our_position_stops() {
-        let stop = cut("events", &positions(&[5]), &ends(&[4]), &limits(None, 1 << 30)).expect_err("stops");
+        let stop = cut_to("events", &positions(&[5]), &ends(&[4]), &limits(None, 1 << 30)).expect_err("stops");
         assert!(
             matches!(
                 stop,
@@ -316,13 +433,13 @@ mod tests {
     fn x13_a_topic_made_anew_stops() {
         let mut now = ends(&[9]);
         now[0].topic_id = Some("id-2".into());
-        let stop = cut("events", &positions(&[5]), &now, &limits(None, 1 << 30)).expect_err("stops");
+        let stop = cut_to("events", &positions(&[5]), &now, &limits(None, 1 << 30)).expect_err("stops");
         assert!(matches!(stop, Stop::Recreated { .. }), "{stop}");
     }
 
     #[test]
     fn a_partition_that_is_gone_stops() {
-        let stop = cut("events", &positions(&[5, 5]), &ends(&[9]), &limits(None, 1 << 30)).expect_err("stops");
+        let stop = cut_to("events", &positions(&[5, 5]), &ends(&[9]), &limits(None, 1 << 30)).expect_err("stops");
         assert!(matches!(stop, Stop::Gone { position: 5, .. }), "{stop}");
     }
 
@@ -339,5 +456,62 @@ mod tests {
         assert_eq!(record_bytes(None, 2_150, 10), Some(215));
         assert_eq!(record_bytes(Some(215), 0, 0), Some(215));
         assert_eq!(record_bytes(Some(100), 900, 1), Some(200));
+    }
+
+    #[test]
+    fn x13_what_retention_passed_is_planned_as_the_policy_says() {
+        let mut ends = ends(&[90, 90]);
+        ends[0].earliest = Some(30);
+        ends[1].earliest = Some(5);
+        let positions = positions(&[10, 10]);
+        let planned = |policy| cut("events", &positions, &ends, &limits(Some(20), 1 << 30), policy);
+        let stop = planned(OnOutOfRange::Stop).expect_err("stops").to_string();
+        assert!(stop.contains("t/0: offsets 10 to 30 were removed"), "{stop}");
+        let (earliest, _) = planned(OnOutOfRange::Earliest).expect("goes on");
+        assert_eq!(spans(&earliest), [(10, 50), (10, 30)]);
+        let (latest, _) = planned(OnOutOfRange::Latest).expect("goes on");
+        assert_eq!(spans(&latest), [(10, 90), (10, 30)]);
+    }
+
+    #[test]
+    fn a_log_that_was_cut_below_a_position_is_noticed_by_its_leader_epoch() {
+        let positions = positions(&[40, 40]);
+        // The leaders of both are at epoch 3 now, and were at 0.
+        let asked = changed_leaders("events", &positions, &ends(&[90, 90]));
+        assert_eq!(
+            asked,
+            [(TopicPartition::new("t", 0), 0), (TopicPartition::new("t", 1), 0)]
+        );
+        let answer = |first, second| [(asked[0].0.clone(), first), (asked[1].0.clone(), second)];
+        assert_eq!(refuse_truncated("events", &positions, &answer(40, 95)), Ok(()));
+        assert_eq!(refuse_truncated("events", &positions, &answer(-1, 40)), Ok(()));
+        let stop = refuse_truncated("events", &positions, &answer(40, 39)).expect_err("cut");
+        assert!(
+            stop.to_string().contains("t/1 was read to 40 under leader epoch 0"),
+            "{stop}"
+        );
+    }
+
+    #[test]
+    fn back_pressure_is_split_by_lag_and_bounded_by_each_partition() {
+        let slowed = SourceLimits {
+            rate: Some(100),
+            interval_seconds: 0.5,
+            ..limits(Some(60), 1 << 30)
+        };
+        let (ranges, in_force) = cut(
+            "events",
+            &positions(&[0, 0]),
+            &ends(&[300, 100]),
+            &slowed,
+            OnOutOfRange::Stop,
+        )
+        .expect("fits");
+        // 75 and 25 records/s, the first held to 60, for half a second.
+        assert_eq!(spans(&ranges), [(0, 30), (0, 12)]);
+        assert_eq!(
+            (in_force.reason.as_str(), in_force.partition_records_max),
+            ("back-pressure", 30)
+        );
     }
 }

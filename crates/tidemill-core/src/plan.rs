@@ -54,7 +54,7 @@ pub struct LimitsInForce {
     pub partition_records_max: u64,
     /// Bytes of one source in this batch.
     pub batch_bytes_max: u64,
-    /// Why the ranges end where they do: `end` (everything there was), `rate` or `bytes`.
+    /// Why the ranges end where they do: `end` (everything there was), `rate`, `back-pressure` or `bytes`.
     pub reason: String,
 }
 

@@ -391,6 +391,7 @@ mod tests {
                 plan_hash: logged.hash,
                 positions: Positions::default(),
                 plan: logged.plan,
+                losses: Vec::new(),
                 rows: 0,
             }
         });

@@ -11,8 +11,22 @@ pub enum StartPolicy {
     Earliest,
     /// The end as it is at the first start.
     Latest,
+    /// The offsets of the group that positions are published to. Every partition must have one.
+    Committed,
+    /// The first offset of this time or later, in milliseconds since 1970 UTC; the end where no record is that young.
+    Since(i64),
     /// Given offsets: topic → partition → offset. Every partition must be named.
     Offsets(BTreeMap<String, BTreeMap<i32, i64>>),
+}
+
+/// Where a source begins in a partition that it meets later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnNewPartition {
+    /// The first offset that can be read.
+    #[default]
+    Earliest,
+    /// The end as it is when the partition is met.
+    Latest,
 }
 
 /// One partition at the first start.
@@ -28,9 +42,12 @@ pub struct PartitionBounds {
     pub earliest: i64,
     /// The offset after the last readable record.
     pub end: i64,
+    /// What the brokers answered to the policy: the group's offset, or the first of the time; `None` where there is none, or
+    /// the policy asks for nothing.
+    pub answer: Option<i64>,
 }
 
-/// Explicit offsets that do not fit the topics, all of them at once.
+/// Start offsets that do not fit the topics, all of them at once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("source {source_name}: start offsets do not fit: {}", problems.join("; "))]
 pub struct StartMismatch {
@@ -40,47 +57,61 @@ pub struct StartMismatch {
     pub problems: Vec<String>,
 }
 
+impl StartPolicy {
+    fn offset(&self, bound: &PartitionBounds) -> Result<i64, String> {
+        let PartitionBounds {
+            partition,
+            earliest,
+            end,
+            answer,
+            ..
+        } = bound;
+        match self {
+            Self::Earliest => Ok(*earliest),
+            Self::Latest => Ok(*end),
+            Self::Since(_) => Ok(answer.unwrap_or(*end).min(*end)),
+            // One that retention has passed is met by the policy for that.
+            Self::Committed => match answer {
+                Some(offset) if offset <= end => Ok(*offset),
+                Some(offset) => Err(format!(
+                    "{partition}: the group's offset {offset} is beyond its end {end}"
+                )),
+                None => Err(format!(
+                    "{partition} has no offset of the group (it holds {earliest} to {end})"
+                )),
+            },
+            Self::Offsets(offsets) => {
+                let given = offsets
+                    .get(&partition.topic)
+                    .and_then(|of| of.get(&partition.partition));
+                match given {
+                    Some(offset) if (earliest..=end).contains(&offset) => Ok(*offset),
+                    Some(offset) => Err(format!("{partition}: {offset} is outside of {earliest} to {end}")),
+                    None => Err(format!("{partition} has no offset (it holds {earliest} to {end})")),
+                }
+            }
+        }
+    }
+}
+
 /// Resolves the start policy of `source` into positions.
 ///
 /// # Errors
-/// With explicit offsets: partitions that are not named, do not exist, or lie outside `[earliest, end]`.
+/// Given offsets or those of the group: partitions that have none, do not exist, or lie outside of what can be read.
 pub fn resolve(source: &str, policy: &StartPolicy, bounds: &[PartitionBounds]) -> Result<Positions, StartMismatch> {
     let mut problems = Vec::new();
     let mut positions = Positions::default();
     for bound in bounds {
-        let offset = match policy {
-            StartPolicy::Earliest => bound.earliest,
-            StartPolicy::Latest => bound.end,
-            StartPolicy::Offsets(offsets) => {
-                match offsets
-                    .get(&bound.partition.topic)
-                    .and_then(|of| of.get(&bound.partition.partition))
-                {
-                    None => {
-                        problems.push(format!(
-                            "{} has no offset (it holds {} to {})",
-                            bound.partition, bound.earliest, bound.end
-                        ));
-                        continue;
-                    }
-                    Some(offset) if *offset < bound.earliest || *offset > bound.end => {
-                        problems.push(format!(
-                            "{}: {offset} is outside of {} to {}",
-                            bound.partition, bound.earliest, bound.end
-                        ));
-                        continue;
-                    }
-                    Some(offset) => *offset,
-                }
-            }
-        };
-        positions.set(PartitionPosition {
-            source: source.to_owned(),
-            partition: bound.partition.clone(),
-            topic_id: bound.topic_id.clone(),
-            offset,
-            leader_epoch: bound.leader_epoch,
-        });
+        match policy.offset(bound) {
+            Ok(offset) => positions.set(PartitionPosition {
+                source: source.to_owned(),
+                partition: bound.partition.clone(),
+                topic_id: bound.topic_id.clone(),
+                offset,
+                leader_epoch: bound.leader_epoch,
+            }),
+            Err(problem) => problems.push(problem),
+        }
     }
     if let StartPolicy::Offsets(offsets) = policy {
         for (topic, of) in offsets {
@@ -114,6 +145,7 @@ mod tests {
                 leader_epoch: -1,
                 earliest: 10,
                 end: 20,
+                answer: None,
             })
             .collect()
     }
@@ -145,5 +177,26 @@ mod tests {
             "source events: start offsets do not fit: t/0: 9 is outside of 10 to 20; t/1 has no offset (it holds 10 to 20); \
              t/7 does not exist"
         );
+    }
+
+    #[test]
+    fn answers_of_the_brokers_are_taken() {
+        let mut bounds = bounds();
+        let of = |policy, bounds: &[PartitionBounds]| -> Result<Vec<i64>, StartMismatch> {
+            let positions = resolve("events", &policy, bounds)?;
+            Ok(positions.iter().map(|position| position.offset).collect())
+        };
+        assert_eq!(of(StartPolicy::Since(5), &bounds), Ok(vec![20, 20]));
+        bounds[0].answer = Some(12);
+        assert_eq!(of(StartPolicy::Since(5), &bounds), Ok(vec![12, 20]));
+        let missing = of(StartPolicy::Committed, &bounds)
+            .expect_err("one has none")
+            .to_string();
+        assert!(missing.contains("t/1 has no offset of the group"), "{missing}");
+        bounds[1].answer = Some(3);
+        assert_eq!(of(StartPolicy::Committed, &bounds), Ok(vec![12, 3]));
+        bounds[1].answer = Some(21);
+        let beyond = of(StartPolicy::Committed, &bounds).expect_err("beyond").to_string();
+        assert!(beyond.contains("offset 21 is beyond its end 20"), "{beyond}");
     }
 }

@@ -87,6 +87,27 @@ pub trait Source: Debug + Send + Sync {
     /// [`Kind::Unavailable`](crate::error::Kind::Unavailable) where no broker answers in time, `Refused` where a topic or right is missing.
     async fn ends(&self, with_earliest: bool) -> Result<Vec<PartitionEnds>>;
 
+    /// Per partition the first offset whose timestamp, in milliseconds since 1970 UTC, is `millis` or later; `None` where
+    /// no record is that young.
+    ///
+    /// # Errors
+    /// As [`Source::ends`].
+    async fn since(&self, millis: i64) -> Result<Vec<(TopicPartition, Option<i64>)>>;
+
+    /// The offsets after the last record of each partition, readable or not: beyond [`PartitionEnds::end`] where an open
+    /// transaction holds readers back.
+    ///
+    /// # Errors
+    /// As [`Source::ends`].
+    async fn high_watermarks(&self) -> Result<Vec<(TopicPartition, i64)>>;
+
+    /// Where the records of these leader epochs and of those before them end. An end below a position that was read under
+    /// the epoch shows that the log was cut. Partitions that are gone are left out.
+    ///
+    /// # Errors
+    /// As [`Source::ends`].
+    async fn epoch_ends(&self, epochs: &[(TopicPartition, i32)]) -> Result<Vec<(TopicPartition, i64)>>;
+
     /// What a person should know of the source beyond its ends, one sentence each; asked by `tidemill check` only.
     ///
     /// # Errors

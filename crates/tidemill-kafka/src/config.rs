@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use regex::Regex;
+
 /// Which records a reader sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Isolation {
@@ -22,6 +24,33 @@ impl Isolation {
     }
 }
 
+/// Which topics a source reads.
+#[derive(Debug, Clone)]
+pub enum Topics {
+    /// These, all of which must exist.
+    Named(Vec<String>),
+    /// All whose whole name matches, the cluster's own left out; looked for anew as long as the source is read.
+    Matching(Regex),
+}
+
+impl Topics {
+    /// The topics whose whole name matches `pattern`.
+    ///
+    /// # Errors
+    /// Where it is no regular expression, in the words of the crate `regex`.
+    pub fn matching(pattern: &str) -> Result<Self, String> {
+        Regex::new(&format!("^(?:{pattern})$"))
+            .map(Self::Matching)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl<T: Into<String>, I: IntoIterator<Item = T>> From<I> for Topics {
+    fn from(names: I) -> Self {
+        Self::Named(names.into_iter().map(Into::into).collect())
+    }
+}
+
 /// Settings of a Kafka source.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
@@ -30,7 +59,7 @@ pub struct KafkaConfig {
     /// How the client names itself to brokers. Default `tidemill`.
     pub client_id: String,
     /// Topics to read.
-    pub topics: Vec<String>,
+    pub topics: Topics,
     /// Which records are seen. Default read committed.
     pub isolation: Isolation,
     /// The group that positions are published to; `None` publishes nothing. Default `None`.
@@ -55,7 +84,7 @@ pub struct KafkaConfig {
 
 impl KafkaConfig {
     /// The defaults for these brokers (`host:port`, separated by commas) and topics.
-    pub fn new<T: Into<String>>(brokers: &str, topics: impl IntoIterator<Item = T>) -> Self {
+    pub fn new(brokers: &str, topics: impl Into<Topics>) -> Self {
         Self {
             brokers: brokers
                 .split(',')
@@ -63,7 +92,7 @@ impl KafkaConfig {
                 .filter(|b| !b.is_empty())
                 .collect(),
             client_id: "tidemill".to_owned(),
-            topics: topics.into_iter().map(Into::into).collect(),
+            topics: topics.into(),
             isolation: Isolation::default(),
             group: None,
             connect_timeout: Duration::from_secs(10),

@@ -13,5 +13,5 @@ mod source;
 mod wire;
 
 pub use compression::Compression;
-pub use config::{Isolation, KafkaConfig};
+pub use config::{Isolation, KafkaConfig, Topics};
 pub use source::KafkaSource;

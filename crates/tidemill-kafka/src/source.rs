@@ -11,17 +11,18 @@ use tidemill_core::position::TopicPartition;
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::source::{PartitionEnds, RawColumns, Scan, Source};
 
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, Topics};
 use crate::fetch::budget::Budget;
 use crate::fetch::buffer_pool::BufferPool;
 use crate::fetch::scan::KafkaScan;
 use crate::fetch::session::Shared;
 use crate::wire::allowed::{Allowed, Operation, missing};
 use crate::wire::cluster::Cluster;
+use crate::wire::epoch_end::{AskedEpoch, epoch_ends};
 use crate::wire::fault::{Answer, Fault, check};
 use crate::wire::group::{self, Coordinates};
 use crate::wire::list_offsets::{Which, list};
-use crate::wire::metadata::Metadata;
+use crate::wire::metadata::{Metadata, Topic};
 use crate::wire::topic_id;
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -46,7 +47,7 @@ impl KafkaSource {
         if config.brokers.is_empty() {
             return refuse("a kafka source needs `brokers`, as host:port");
         }
-        if config.topics.is_empty() {
+        if matches!(&config.topics, Topics::Named(names) if names.is_empty()) {
             return refuse("a kafka source needs at least one topic");
         }
         if config.partition_fetch_bytes == 0 || config.fetch_budget_bytes / 2 < config.partition_fetch_bytes {
@@ -124,18 +125,11 @@ impl KafkaSource {
 
     async fn list_ends(&self, metadata: &Metadata, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
         let mut ends = self.partitions(metadata)?;
-        let mut by_leader: HashMap<&str, Vec<(TopicPartition, i32)>> = HashMap::new();
-        for (end, address) in &ends {
-            by_leader
-                .entry(address)
-                .or_default()
-                .push((end.partition.clone(), end.leader_epoch));
-        }
         let cluster = &self.shared.cluster;
-        let asked = by_leader.iter().map(|(address, partitions)| async move {
-            let latest = list(cluster, address, partitions, Which::End).await?;
+        let asked = by_leader(&ends).into_iter().map(|(address, partitions)| async move {
+            let latest = list(cluster, address, &partitions, Which::End).await?;
             let earliest = match with_earliest {
-                true => list(cluster, address, partitions, Which::Earliest).await?,
+                true => list(cluster, address, &partitions, Which::Earliest).await?,
                 false => Vec::new(),
             };
             Answer::Ok((latest, earliest))
@@ -156,18 +150,36 @@ impl KafkaSource {
         Ok(ends.into_iter().map(|(end, _)| end).collect())
     }
 
+    async fn list_all(&self, which: Which) -> Answer<Vec<(TopicPartition, i64)>> {
+        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let partitions = self.partitions(&metadata)?;
+        let cluster = &self.shared.cluster;
+        let asked = by_leader(&partitions)
+            .into_iter()
+            .map(|(address, partitions)| async move { list(cluster, address, &partitions, which).await });
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+    }
+
+    async fn ends_of_epochs(&self, epochs: &[(TopicPartition, i32)]) -> Answer<Vec<(TopicPartition, i64)>> {
+        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let mut by_leader: HashMap<&str, Vec<AskedEpoch>> = HashMap::new();
+        for (end, address) in self.partitions(&metadata)? {
+            if let Some((partition, epoch)) = epochs.iter().find(|(partition, _)| *partition == end.partition) {
+                let asked = (partition.clone(), *epoch, end.leader_epoch);
+                by_leader.entry(address).or_default().push(asked);
+            }
+        }
+        let cluster = &self.shared.cluster;
+        let asked = by_leader
+            .iter()
+            .map(|(address, asked)| epoch_ends(cluster, address, asked));
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+    }
+
     /// All partitions without their offsets, with the address of their leader.
     fn partitions<'a>(&self, metadata: &'a Metadata) -> Answer<Vec<(PartitionEnds, &'a str)>> {
         let mut partitions = Vec::new();
-        for name in &self.config().topics {
-            let topic = metadata
-                .topics
-                .get(name)
-                .filter(|topic| topic.code != UNKNOWN_TOPIC_OR_PARTITION);
-            let Some(topic) = topic else {
-                let text = format!("topic {name} does not exist; create it, or correct `topics`");
-                return Err(Fault::Final(Error::new(Kind::Refused, text)));
-            };
+        for (name, topic) in self.topics(metadata)? {
             check(topic.code, || format!("topic {name}: its metadata can't be read"))?;
             if topic.allowed.lacks(Operation::Read) {
                 let brokers = self.config().brokers.join(",");
@@ -179,7 +191,7 @@ impl KafkaSource {
             }
             let id = topic.id.map(topic_id::to_text);
             for (number, leader) in &topic.partitions {
-                let partition = TopicPartition::new(name.as_str(), *number);
+                let partition = TopicPartition::new(name, *number);
                 let Some(address) = metadata.brokers.get(&leader.node) else {
                     return Err(Fault::Passing(format!("{partition} has no leader")));
                 };
@@ -197,6 +209,31 @@ impl KafkaSource {
         Ok(partitions)
     }
 
+    /// The topics that are read, by name.
+    fn topics<'a>(&self, metadata: &'a Metadata) -> Answer<Vec<(&'a str, &'a Topic)>> {
+        let there = metadata
+            .topics
+            .iter()
+            .filter(|(_, topic)| topic.code != UNKNOWN_TOPIC_OR_PARTITION);
+        match &self.config().topics {
+            Topics::Matching(pattern) => Ok(there
+                .filter(|(name, topic)| !topic.is_internal && pattern.is_match(name))
+                .map(|(name, topic)| (name.as_str(), topic))
+                .collect()),
+            Topics::Named(names) => {
+                let there: HashMap<&str, &Topic> = there.map(|(name, topic)| (name.as_str(), topic)).collect();
+                let found = names.iter().map(|name| match there.get_key_value(name.as_str()) {
+                    Some((name, topic)) => Ok((*name, *topic)),
+                    None => {
+                        let text = format!("topic {name} does not exist; create it, or correct `topics`");
+                        Err(Fault::Final(Error::new(Kind::Refused, text)))
+                    }
+                });
+                found.collect()
+            }
+        }
+    }
+
     async fn coordinator(&self, group: &str) -> Answer<String> {
         let known = self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
@@ -210,11 +247,47 @@ impl KafkaSource {
     }
 }
 
+/// The partitions of each leader, with their leader epochs.
+fn by_leader<'a>(partitions: &[(PartitionEnds, &'a str)]) -> HashMap<&'a str, Vec<(TopicPartition, i32)>> {
+    let mut by_leader: HashMap<&str, Vec<_>> = HashMap::new();
+    for (end, address) in partitions {
+        let of = by_leader.entry(*address).or_default();
+        of.push((end.partition.clone(), end.leader_epoch));
+    }
+    by_leader
+}
+
 #[async_trait]
 impl Source for KafkaSource {
     async fn ends(&self, with_earliest: bool) -> Result<Vec<PartitionEnds>> {
         let ask = || self.read_ends(with_earliest);
         self.shared.cluster.until_answered("reading end offsets", ask).await
+    }
+
+    async fn since(&self, millis: i64) -> Result<Vec<(TopicPartition, Option<i64>)>> {
+        let ask = || self.list_all(Which::Since(millis));
+        let cluster = &self.shared.cluster;
+        let found = cluster.until_answered("looking for the offsets of a time", ask).await?;
+        Ok(found
+            .into_iter()
+            .map(|(partition, offset)| (partition, (offset >= 0).then_some(offset)))
+            .collect())
+    }
+
+    async fn high_watermarks(&self) -> Result<Vec<(TopicPartition, i64)>> {
+        let ask = || self.list_all(Which::HighWatermark);
+        self.shared
+            .cluster
+            .until_answered("reading high watermarks", ask)
+            .await
+    }
+
+    async fn epoch_ends(&self, epochs: &[(TopicPartition, i32)]) -> Result<Vec<(TopicPartition, i64)>> {
+        let ask = || self.ends_of_epochs(epochs);
+        self.shared
+            .cluster
+            .until_answered("looking for the ends of leader epochs", ask)
+            .await
     }
 
     async fn check(&self) -> Result<Vec<String>> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tidemill_core::rate::PidSettings;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Summary};
@@ -30,6 +31,7 @@ pub struct Builder {
     checkpoint: PathBuf,
     memory_limit: usize,
     until_caught_up: bool,
+    backpressure: bool,
 }
 
 /// A program: streams, what becomes of them, and the loop that runs them.
@@ -54,6 +56,7 @@ impl StreamingContext {
             checkpoint,
             memory_limit: 1 << 30,
             until_caught_up: false,
+            backpressure: true,
         }
     }
 
@@ -145,6 +148,14 @@ impl Builder {
         self
     }
 
+    /// Switches back-pressure on or off: whether batches that take longer than the interval make the next ones smaller.
+    /// Default = on.
+    #[must_use]
+    pub fn backpressure(mut self, on: bool) -> Self {
+        self.backpressure = on;
+        self
+    }
+
     /// Declares the program and goes on from its checkpoint where there is one: `declare` runs at every start.
     ///
     /// # Errors
@@ -212,7 +223,10 @@ async fn run(
             name,
             source: Arc::clone(&table.source),
             start: kafka.start,
-            rate_max: kafka.rate_max,
+            on_new_partition: kafka.on_new_partition,
+            on_out_of_range: kafka.on_out_of_range,
+            bound: kafka.bound,
+            initial_rate: kafka.initial_rate,
             batch_bytes_max: kafka.batch_bytes_max,
         })
         .collect();
@@ -221,6 +235,9 @@ async fn run(
         app: settings.app,
         interval: settings.interval,
         drain_timeout: Duration::from_secs(30),
+        backpressure: settings
+            .backpressure
+            .then(|| PidSettings::new(u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX))),
         reduce_slices,
         pipeline_hash: hash(shape.as_bytes()),
         every_tick: true,
@@ -232,7 +249,7 @@ async fn run(
 }
 
 fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
-    let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.iter().cloned());
+    let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.clone());
     config.group = Some(kafka.group.clone().unwrap_or_else(|| app.to_owned()));
     config.isolation = if kafka.read_committed {
         Isolation::ReadCommitted

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use tidemill_core::start::StartPolicy;
+use tidemill_core::loss::OnOutOfRange;
+use tidemill_core::rate::PartitionBound;
+use tidemill_core::start::{OnNewPartition, StartPolicy};
 
 /// Which topics a direct stream reads, and where it begins on the first start of the application.
 ///
@@ -15,7 +17,10 @@ pub struct DirectKafka {
     pub(crate) brokers: String,
     pub(crate) topics: Vec<String>,
     pub(crate) start: StartPolicy,
-    pub(crate) rate_max: Option<u64>,
+    pub(crate) on_new_partition: OnNewPartition,
+    pub(crate) on_out_of_range: OnOutOfRange,
+    pub(crate) bound: PartitionBound,
+    pub(crate) initial_rate: Option<u64>,
     pub(crate) batch_bytes_max: u64,
     pub(crate) group: Option<String>,
     pub(crate) read_committed: bool,
@@ -28,7 +33,13 @@ impl DirectKafka {
             brokers: brokers.into(),
             topics: Vec::new(),
             start: StartPolicy::Earliest,
-            rate_max: None,
+            on_new_partition: OnNewPartition::default(),
+            on_out_of_range: OnOutOfRange::default(),
+            bound: PartitionBound {
+                max_rate: 0,
+                min_records: 1,
+            },
+            initial_rate: None,
             batch_bytes_max: 256 << 20,
             group: None,
             read_committed: true,
@@ -57,10 +68,61 @@ impl DirectKafka {
         self
     }
 
+    /// Begins at the offsets that the group has; see [`group`](Self::group). Every partition must have one. Only the first
+    /// start looks at this.
+    #[must_use]
+    pub fn from_committed(mut self) -> Self {
+        self.start = StartPolicy::Committed;
+        self
+    }
+
+    /// Begins at the first record of this time or later, in milliseconds since 1970 UTC. Only the first start looks at this.
+    #[must_use]
+    pub fn from_time(mut self, millis: i64) -> Self {
+        self.start = StartPolicy::Since(millis);
+        self
+    }
+
+    /// Begins at the end of partitions that are met after the first start, instead of their first offset.
+    #[must_use]
+    pub fn new_partitions_from_latest(mut self) -> Self {
+        self.on_new_partition = OnNewPartition::Latest;
+        self
+    }
+
+    /// Where retention removed offsets before they were read: records the loss and goes on at the first offset that is left,
+    /// instead of stopping.
+    #[must_use]
+    pub fn lost_offsets_to_earliest(mut self) -> Self {
+        self.on_out_of_range = OnOutOfRange::Earliest;
+        self
+    }
+
+    /// The same, going on at the end.
+    #[must_use]
+    pub fn lost_offsets_to_latest(mut self) -> Self {
+        self.on_out_of_range = OnOutOfRange::Latest;
+        self
+    }
+
     /// Records per second that one partition gives at most. Default = no bound but that on bytes.
     #[must_use]
     pub fn max_rate_per_partition(mut self, records: u64) -> Self {
-        self.rate_max = Some(records.max(1));
+        self.bound.max_rate = records.max(1);
+        self
+    }
+
+    /// Records per *batch* that every partition with as many gives at least where any rate is in force. Default = 1.
+    #[must_use]
+    pub fn min_records_per_partition(mut self, records: u64) -> Self {
+        self.bound.min_records = records;
+        self
+    }
+
+    /// Records per second of the whole stream while back-pressure has no estimate yet. Default = no bound but that on bytes.
+    #[must_use]
+    pub fn initial_rate(mut self, records: u64) -> Self {
+        self.initial_rate = Some(records.max(1));
         self
     }
 

@@ -164,7 +164,10 @@ fn a_kafka_sinks_limits_are_told_and_its_ledger_topic_is_not_made() {
     let ledger = format!("tidemill-ledger-{}", app(&pipeline));
     let made = format!("ledger topic {ledger} is made at the first start");
     let checked = check(&pipeline);
-    fine(&checked, &["a batch may take 900 s", "KIP-890", &made]);
+    fine(
+        &checked,
+        &["a batch may take 900 s", "KIP-890", &made],
+    );
     let topics = java::run("Topics", &["list"]).unwrap();
     assert!(!topics.contains(&ledger), "the ledger topic was made");
 }

@@ -6,9 +6,12 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tidemill_tests::case::LIMIT;
+use tidemill_tests::oracle::{self, Row, Truth};
 use tidemill_tests::pipeline::Pipeline;
 use tidemill_tests::target::{Kind, Target};
 use tidemill_tests::{java, servers};
+
+use crate::sheet::{head, sink, source};
 
 /// The truth of all hard topics, made once for all tests of this process.
 fn truth(name: &str) -> &'static Value {
@@ -237,5 +240,30 @@ fn the_truth_is_what_another_client_reads() {
             "{name}: {} records were read",
             read.len()
         );
+    }
+}
+
+/// What Java's producer writes, with aborted transactions in between.
+#[test]
+fn every_compression_is_read() {
+    for compression in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let topic = servers::unique(compression);
+        let options = [
+            "--abort-third",
+            "--per-transaction",
+            "300",
+            "--compression",
+            compression,
+        ];
+        java::load(&topic, 3_000, 2, &options).unwrap();
+        let target = Target::create(Kind::File, "").unwrap();
+        let text = head("compressed")
+            + &source("events", &topic, "seq BIGINT, part INT, aborted BOOLEAN", "")
+            + &sink("out", "SELECT seq, part, aborted FROM events", &target);
+        let pipeline = Pipeline::write(&text).unwrap();
+        pipeline.run_to_end(&[], LIMIT).unwrap();
+        let rows = target.rows(pipeline.folder()).unwrap();
+        let rows: Vec<Row> = rows.iter().map(|row| Row::from_json(row).unwrap()).collect();
+        oracle::judge(&Truth::of_load(3_000, 2), &rows).assert_clean(compression);
     }
 }

@@ -102,6 +102,7 @@ impl App {
             plan_hash: format!("hash-{}", plan.batch_id),
             plan: plan.clone(),
             positions: plan.after(),
+            losses: Vec::new(),
             rows: 0,
         }
     }

@@ -6,12 +6,14 @@
 
 mod bad_records;
 mod check;
+mod cluster;
 mod crash;
 mod disk_full;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
 mod lost_answers;
+mod offsets;
 mod outages;
 mod postgres_sink;
 mod queries;

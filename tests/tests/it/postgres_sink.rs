@@ -111,6 +111,7 @@ impl App {
             plan_hash: format!("hash-{batch_id}"),
             positions: plan.after(),
             plan,
+            losses: Vec::new(),
             rows: 0,
         }
     }

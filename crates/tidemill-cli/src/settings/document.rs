@@ -185,6 +185,19 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
+    pub(crate) fn number(&self, key: &'static str) -> Option<f64> {
+        let (value, line) = self.value(key)?;
+        let text = value
+            .as_float()
+            .map(|number| number.as_str())
+            .or_else(|| value.as_integer().map(|number| number.as_str()));
+        let number = text.and_then(|text| text.replace('_', "").parse().ok());
+        if number.is_none() {
+            self.wrong_type(key, line, "a number", value);
+        }
+        number
+    }
+
     pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         self.parsed(key, units::duration).unwrap_or(default)
     }

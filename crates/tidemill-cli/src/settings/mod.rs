@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidemill_core::rate::{PidEstimator, PidSettings};
 use toml::de::DeTable;
 
 use document::{Document, Section};
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub memory_limit: u64,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// Parameters of back-pressure, `None` = off.
+    pub backpressure: Option<PidSettings>,
     /// Sources in the order of the file.
     pub sources: Vec<SourceSettings>,
     /// Queries in the order of the file.
@@ -116,7 +119,7 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
     let memory_limit = top.size("memory_limit", 1 << 30);
     let drain_timeout = top.duration("drain_timeout", Duration::from_secs(30));
     top.later(&["tables", "zookeeper", "web", "cluster"]);
-    rate(&top);
+    let backpressure = rate(&top, interval);
     let app = name.clone().unwrap_or_default();
     let sources: Vec<SourceSettings> = top
         .named("sources")
@@ -147,22 +150,33 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
         checkpoint: checkpoint?,
         memory_limit,
         drain_timeout,
+        backpressure,
         sources,
         queries,
         sinks,
     })
 }
 
-fn rate(top: &Section<'_, '_>) {
-    let Some(rate) = top.sub("rate") else { return };
-    if rate.flag("backpressure", false) {
-        rate.wrong(
-            "backpressure",
-            "true is not in this version; leave it out or write false",
-        );
+/// `[rate]`: back-pressure is on unless it is switched off.
+fn rate(top: &Section<'_, '_>, interval: Duration) -> Option<PidSettings> {
+    let mut pid = PidSettings::new(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
+    let Some(rate) = top.sub("rate") else {
+        return Some(pid);
+    };
+    let on = rate.flag("backpressure", true);
+    for (key, value) in [
+        ("proportional", &mut pid.proportional),
+        ("integral", &mut pid.integral),
+        ("derivative", &mut pid.derivative),
+        ("min_rate", &mut pid.min_rate),
+    ] {
+        *value = rate.number(key).unwrap_or(*value);
     }
-    rate.later(&["proportional", "integral", "derivative", "min_rate"]);
+    if let Err(invalid) = PidEstimator::new(pid) {
+        rate.wrong(invalid.name, format!("must be {}", invalid.bound));
+    }
     rate.finish();
+    on.then_some(pid)
 }
 
 fn query(name: &str, section: Section<'_, '_>) -> Option<QuerySettings> {

@@ -2,20 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use tidemill_core::loss::OnOutOfRange;
+use tidemill_core::rate::PartitionBound;
+use tidemill_core::start::{OnNewPartition, StartPolicy};
+use tidemill_kafka::Topics;
 use toml::de::DeValue;
 
 use super::document::Section;
-
-/// Where a source begins on the first start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// The first offset that can be read.
-    Earliest,
-    /// The end at the first start.
-    Latest,
-    /// Given offsets.
-    Offsets(BTreeMap<String, BTreeMap<i32, i64>>),
-}
+use super::units;
 
 /// How values are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +30,23 @@ pub(crate) struct SourceSettings {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
     /// Topics.
-    pub topics: Vec<String>,
+    pub topics: Topics,
     /// Format of the values.
     pub format: SourceFormat,
     /// Declared columns; empty for raw.
     pub columns: String,
     /// First start.
-    pub start: Start,
+    pub start: StartPolicy,
+    /// Partitions that are met later.
+    pub on_new_partition: OnNewPartition,
+    /// Offsets that are gone before they were read.
+    pub on_out_of_range: OnOutOfRange,
     /// True: bad records are left out and counted; false: they stop the stream.
     pub skip_bad_records: bool,
-    /// Records per second and partition.
-    pub rate_max: Option<u64>,
+    /// Records of each partition.
+    pub bound: PartitionBound,
+    /// Records per second while back-pressure has no estimate.
+    pub initial_rate: Option<u64>,
     /// Bytes of one batch.
     pub batch_bytes_max: u64,
     /// Group that positions are published to.
@@ -70,18 +70,8 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         section.wrong("kind", "is missing; for example kind = \"kafka\"");
     }
     let brokers = section.required("brokers", "\"localhost:9092\"");
-    section.later(&[
-        "topic_pattern",
-        "schema",
-        "delimiter",
-        "header",
-        "min_rate_per_partition",
-        "initial_rate",
-    ]);
-    let topics = section.texts("topics");
-    if topics.as_ref().is_none_or(Vec::is_empty) && !section.has("topic_pattern") {
-        section.wrong("topics", "is missing; for example topics = [\"events\"]");
-    }
+    section.later(&["schema", "delimiter", "header"]);
+    let topics = topics(&section);
     if !section.has("format") {
         section.wrong("format", "is missing; for example format = \"json\"");
     }
@@ -106,8 +96,15 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         _ => {}
     }
     let start = start(&section);
-    section.one_of("on_new_partition", &["earliest"], &["latest"], "earliest");
-    section.one_of("on_out_of_range", &["stop"], &["earliest", "latest"], "stop");
+    let on_new_partition = match section.one_of("on_new_partition", &["earliest", "latest"], &[], "earliest") {
+        "latest" => OnNewPartition::Latest,
+        _ => OnNewPartition::Earliest,
+    };
+    let on_out_of_range = match section.one_of("on_out_of_range", &["stop", "earliest", "latest"], &[], "stop") {
+        "earliest" => OnOutOfRange::Earliest,
+        "latest" => OnOutOfRange::Latest,
+        _ => OnOutOfRange::Stop,
+    };
     let skip_bad_records = section.one_of("on_bad_record", &["stop", "skip"], &["{…}"], "stop") == "skip";
     section.one_of("reader", &["native"], &["librdkafka"], "native");
     let read_committed = section.one_of(
@@ -116,7 +113,11 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         &[],
         "read_committed",
     ) == "read_committed";
-    let rate_max = section.count("max_rate_per_partition");
+    let bound = PartitionBound {
+        max_rate: section.count("max_rate_per_partition").unwrap_or(0),
+        min_records: section.count("min_rate_per_partition").unwrap_or(1),
+    };
+    let initial_rate = section.count("initial_rate");
     let batch_bytes_max = section.size("max_batch_bytes", 256 << 20);
     let group = section.text("group").unwrap_or_else(|| app.to_owned());
     let properties = properties(&section);
@@ -130,8 +131,11 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         format,
         columns: columns.unwrap_or_default(),
         start,
+        on_new_partition,
+        on_out_of_range,
         skip_bad_records,
-        rate_max,
+        bound,
+        initial_rate,
         batch_bytes_max,
         group,
         read_committed,
@@ -168,37 +172,76 @@ fn properties(section: &Section<'_, '_>) -> Vec<(String, String)> {
     honoured
 }
 
-fn start(section: &Section<'_, '_>) -> Start {
-    match section.raw("start") {
-        None => Start::Earliest,
-        Some(DeValue::String(text)) => match text.as_ref() {
-            "earliest" => Start::Earliest,
-            "latest" => Start::Latest,
-            "committed" => {
-                section.wrong("start", "\"committed\" is not in this version");
-                Start::Earliest
-            }
-            other => {
-                section.wrong(
-                    "start",
-                    format!("\"{other}\" is unknown; expected earliest, latest or {{ offsets = … }}"),
-                );
-                Start::Earliest
+fn topics(section: &Section<'_, '_>) -> Option<Topics> {
+    let named = section.texts("topics");
+    let pattern = section.text("topic_pattern");
+    match (named, pattern) {
+        (None, Some(pattern)) => match Topics::matching(&pattern) {
+            Ok(topics) => Some(topics),
+            Err(reason) => {
+                section.wrong("topic_pattern", format!("no regular expression: {reason}"));
+                None
             }
         },
-        Some(_) => offsets(section).unwrap_or(Start::Earliest),
+        (Some(_), Some(_)) => {
+            section.wrong("topic_pattern", "stands beside topics; leave one of them out");
+            None
+        }
+        (Some(named), None) if !named.is_empty() => Some(Topics::Named(named)),
+        _ => {
+            section.wrong(
+                "topics",
+                "is missing; for example topics = [\"events\"], or topic_pattern = \"events-.*\"",
+            );
+            None
+        }
     }
 }
 
-fn offsets(section: &Section<'_, '_>) -> Option<Start> {
+fn start(section: &Section<'_, '_>) -> StartPolicy {
+    match section.raw("start") {
+        None => StartPolicy::Earliest,
+        Some(DeValue::String(text)) => match text.as_ref() {
+            "earliest" => StartPolicy::Earliest,
+            "latest" => StartPolicy::Latest,
+            "committed" => StartPolicy::Committed,
+            other => {
+                section.wrong(
+                    "start",
+                    format!(
+                        "\"{other}\" is unknown; expected earliest, latest, committed, {{ timestamp = … }} or {{ offsets = … }}"
+                    ),
+                );
+                StartPolicy::Earliest
+            }
+        },
+        Some(_) => given(section).unwrap_or(StartPolicy::Earliest),
+    }
+}
+
+/// `{ timestamp = … }` or `{ offsets = … }`.
+fn given(section: &Section<'_, '_>) -> Option<StartPolicy> {
     let table = section.sub("start")?;
-    table.later(&["timestamp"]);
-    let mut topics = BTreeMap::new();
-    for (topic, partitions) in offsets_by_topic(&table) {
-        topics.insert(topic, partitions);
+    let since = since(&table);
+    let offsets = offsets_by_topic(&table);
+    if table.has("timestamp") == table.has("offsets") {
+        section.wrong("start", "expected either timestamp or offsets");
     }
     table.finish();
-    Some(Start::Offsets(topics))
+    match since {
+        Some(millis) => Some(StartPolicy::Since(millis)),
+        None => Some(StartPolicy::Offsets(offsets.into_iter().collect())),
+    }
+}
+
+fn since(table: &Section<'_, '_>) -> Option<i64> {
+    let text = match table.raw("timestamp")? {
+        DeValue::Datetime(time) => time.to_string(),
+        _ => table.text("timestamp")?,
+    };
+    units::moment(&text)
+        .map_err(|message| table.wrong("timestamp", message))
+        .ok()
 }
 
 fn offsets_by_topic(table: &Section<'_, '_>) -> Vec<(String, BTreeMap<i32, i64>)> {

@@ -1,5 +1,8 @@
 use std::path::Path;
 
+use tidemill_core::rate::PidSettings;
+use tidemill_core::start::StartPolicy;
+
 use super::*;
 
 const SAMPLE: &str = r#"
@@ -50,14 +53,52 @@ fn the_sample_is_read() {
     assert_eq!(settings.checkpoint, Path::new("/pipelines/checkpoint/ad-views"));
     let source = &settings.sources[0];
     assert_eq!(
-        (source.rate_max, source.skip_bad_records, source.line),
-        (Some(100_000), true, 7)
+        (source.bound.max_rate, source.skip_bad_records, source.line),
+        (100_000, true, 7)
     );
     assert_eq!(
         source.start,
-        source::Start::Offsets([("events".to_owned(), [(0, 17)].into())].into())
+        StartPolicy::Offsets([("events".to_owned(), [(0, 17)].into())].into())
     );
     assert_eq!(settings.sinks[0].from, From::Table("views".to_owned()));
+}
+
+#[test]
+fn every_start_is_read() {
+    for (text, start) in [
+        ("\"earliest\"", StartPolicy::Earliest),
+        ("\"latest\"", StartPolicy::Latest),
+        ("\"committed\"", StartPolicy::Committed),
+        (
+            "{ timestamp = \"1970-01-01T01:00:01+01:00\" }",
+            StartPolicy::Since(1_000),
+        ),
+        ("{ timestamp = 1970-01-01T00:00:01.5Z }", StartPolicy::Since(1_500)),
+    ] {
+        let file = SAMPLE.replace("{ offsets = { events = { \"0\" = 17 } } }", text);
+        assert_ne!(file, SAMPLE);
+        assert_eq!(parse(&file).expect(text).sources[0].start, start, "{text}");
+    }
+}
+
+#[test]
+fn back_pressure_is_on_unless_switched_off() {
+    let of = |rate: &str| {
+        parse(&SAMPLE.replace("[rate]\nbackpressure = false\n", rate))
+            .expect(rate)
+            .backpressure
+    };
+    assert_eq!(parse(SAMPLE).expect("reads").backpressure, None);
+    assert_eq!(of(""), Some(PidSettings::new(1_000)));
+    let given = "[rate]\nproportional = 0.5\nintegral = 1\nderivative = 0.25\nmin_rate = 7\n";
+    let expected = PidSettings {
+        interval_ms: 1_000,
+        proportional: 0.5,
+        integral: 1.0,
+        derivative: 0.25,
+        min_rate: 7.0,
+    };
+    assert_eq!(of(given), Some(expected));
 }
 
 #[test]
@@ -81,6 +122,31 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "f.toml:2: name: must be 1 to 63 of a-z, 0-9 and \"-\"",
     ),
     ("1GiB", "1GB5", "f.toml:5: memory_limit: \"1GB5\" is no size"),
+    (
+        "topics  = [\"events\"]",
+        "topic_pattern = \"ev(\"",
+        "f.toml:10: sources.events.topic_pattern: no regular expression: ",
+    ),
+    (
+        "topics  = [\"events\"]",
+        "topics = [\"events\"]\ntopic_pattern = \"e\"",
+        "f.toml:11: sources.events.topic_pattern: stands beside topics",
+    ),
+    (
+        "{ offsets = { events = { \"0\" = 17 } } }",
+        "{ timestamp = \"yesterday\" }",
+        "sources.events.start.timestamp: \"yesterday\" is no moment",
+    ),
+    (
+        "{ offsets = { events = { \"0\" = 17 } } }",
+        "{ timestamp = 2026-01-31T08:00:00 }",
+        "sources.events.start.timestamp: \"2026-01-31T08:00:00\" is no moment",
+    ),
+    (
+        "{ offsets = { events = { \"0\" = 17 } } }",
+        "{ }",
+        "sources.events.start: expected either timestamp or offsets",
+    ),
     (
         "\"json\"",
         "\"jsn\"",
@@ -119,8 +185,13 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "backpressure = false",
-        "backpressure = true",
-        "rate.backpressure: true is not in this version",
+        "integral = -1",
+        "f.toml:34: rate.integral: must be 0 or more",
+    ),
+    (
+        "backpressure = false",
+        "min_rate = \"10\"",
+        "f.toml:34: rate.min_rate: expected a number, found string",
     ),
     (
         "[rate]",

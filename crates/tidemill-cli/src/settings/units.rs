@@ -1,6 +1,8 @@
-//! Durations and sizes as people write them.
+//! Durations, sizes and moments as people write them.
 
 use std::time::Duration;
+
+use chrono::DateTime;
 
 /// `5ms`, `1s`, `2m`, `1h`, `1d`; a fraction is allowed.
 ///
@@ -53,6 +55,18 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .checked_mul(factor)
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| format!("\"{text}\" is out of range"))
+}
+
+/// A moment as RFC 3339 has it, in milliseconds since 1970 UTC.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub(crate) fn moment(text: &str) -> Result<i64, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|moment| moment.timestamp_millis())
+        .map_err(|error| {
+            format!("\"{text}\" is no moment ({error}); write it as \"2026-01-31T08:00:00Z\", with the offset from UTC")
+        })
 }
 
 fn split(text: &str) -> (&str, &str) {

@@ -71,6 +71,7 @@ fn record(batch_id: u64, epoch: u64) -> LedgerRecord {
         plan_hash: format!("hash-{batch_id}"),
         plan: plan(batch_id),
         positions: Positions::default(),
+        losses: Vec::new(),
         rows: 0,
     }
 }

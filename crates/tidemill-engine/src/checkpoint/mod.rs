@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tidemill_core::loss::Loss;
 use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
 use tidemill_core::recover::LoggedPlan;
 
@@ -79,6 +80,19 @@ pub struct CommitRecord {
     pub record_bytes: BTreeMap<String, u64>,
     /// When, in milliseconds since 1970 UTC.
     pub committed_ms: i64,
+}
+
+/// `losses/<batch>-<n>.json`: written before what is left of the batch is read (X13). Kept for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossRecord {
+    /// The batch whose ranges they were planned in.
+    pub batch_id: BatchId,
+    /// The driver that wrote it.
+    pub epoch: Epoch,
+    /// What was gone.
+    pub losses: Vec<Loss>,
+    /// When, in milliseconds since 1970 UTC.
+    pub noticed_ms: i64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -272,6 +286,43 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Logs what a batch lost, beside what is logged of it already.
+    ///
+    /// # Errors
+    /// Where it can't be written; `Unavailable` where there is no room.
+    pub async fn log_losses(&self, record: &LossRecord) -> Result<()> {
+        let mut number = 0;
+        while !self.put("loss", &loss_path(record.batch_id, number), record).await? {
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// All that a batch lost.
+    ///
+    /// # Errors
+    /// Where a record is damaged.
+    pub async fn losses(&self, batch: BatchId) -> Result<Vec<LossRecord>> {
+        let mut found = Vec::new();
+        while let Some(record) = self.get::<LossRecord>("loss", &loss_path(batch, found.len())).await? {
+            found.push(record.body);
+        }
+        Ok(found)
+    }
+
+    /// All that was ever lost, oldest first.
+    ///
+    /// # Errors
+    /// Where a record is damaged.
+    pub async fn all_losses(&self) -> Result<Vec<LossRecord>> {
+        let mut all = Vec::new();
+        for name in self.store.list("losses").await? {
+            let record = self.get::<LossRecord>("loss", &format!("losses/{name}")).await?;
+            all.extend(record.map(|record| record.body));
+        }
+        Ok(all)
+    }
+
     /// One plan by its id.
     ///
     /// # Errors
@@ -382,6 +433,10 @@ impl Checkpoint {
             }
         }
     }
+}
+
+fn loss_path(batch: BatchId, number: usize) -> String {
+    format!("losses/{batch:020}-{number}.json")
 }
 
 #[cfg(test)]

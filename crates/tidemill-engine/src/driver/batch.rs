@@ -11,15 +11,15 @@ use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
 use tidemill_core::ledger::LedgerRecord;
+use tidemill_core::loss::Loss;
 use tidemill_core::next_batch;
 use tidemill_core::plan::BatchPlan;
 use tidemill_core::recover::LoggedPlan;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::patience::Patience;
 use super::recovery::{ledger_record, take};
-use super::{Driver, Output};
+use super::{Driver, Output, log_losses, ranges};
 use crate::checkpoint::{Checkpoint, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -43,6 +43,7 @@ impl Driver {
         at: usize,
         claim: &Claim,
         logged: &LoggedPlan,
+        losses: &mut Vec<Loss>,
         record_bytes: &mut BTreeMap<String, u64>,
     ) -> Result<SinkCommit> {
         let begun = self.clock.elapsed();
@@ -50,7 +51,12 @@ impl Driver {
         let output = &mut self.outputs[at];
         let mut time_limits = 0;
         for attempt in 0.. {
-            let error = match attempt_output(output, &self.checkpoint, claim, logged, attempt, record_bytes).await {
+            let job = Job {
+                logged,
+                losses,
+                attempt,
+            };
+            let error = match attempt_output(output, &self.checkpoint, claim, &job, record_bytes).await {
                 Ok(mut done) => {
                     done.millis = u64::try_from((self.clock.elapsed() - begun).as_millis()).unwrap_or(u64::MAX);
                     return Ok(done);
@@ -63,6 +69,15 @@ impl Driver {
                 // By an older driver's last act, or by a newer driver: `settle` tells which.
                 Err(error) if error.kind() == Kind::Fenced && attempt < FENCED_RUNS_MAX => error,
                 Err(error) if error.kind() == Kind::UserCode && attempt + 1 < USER_CODE_RUNS_MAX => error,
+                Err(error) if error.kind() == Kind::Loss => {
+                    let more = ranges::losses(&self.sources, &logged.plan.without(losses)).await?;
+                    if more.is_empty() {
+                        return Err(in_batch(error, logged, &output.name));
+                    }
+                    log_losses(&self.checkpoint, self.clock.as_ref(), claim, logged, &more).await?;
+                    losses.extend(more);
+                    error
+                }
                 Err(error) => return Err(in_batch(error, logged, &output.name)),
             };
             if let Some(done) = settle(output, &self.checkpoint, claim, logged, attempt, error, &mut patience).await? {
@@ -71,6 +86,15 @@ impl Driver {
         }
         Err(Error::new(Kind::Bug, "attempts ran out"))
     }
+}
+
+/// One run of a batch for one output.
+#[derive(Debug, Clone, Copy)]
+struct Job<'a> {
+    logged: &'a LoggedPlan,
+    /// What of the plan is gone.
+    losses: &'a [Loss],
+    attempt: u32,
 }
 
 fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
@@ -161,23 +185,24 @@ async fn attempt_output(
     output: &mut Output,
     checkpoint: &Checkpoint,
     claim: &Claim,
-    logged: &LoggedPlan,
-    attempt: u32,
+    job: &Job<'_>,
     record_bytes: &mut BTreeMap<String, u64>,
 ) -> Result<SinkCommit> {
-    let record = ledger_record(claim, logged, &output.name, logged.plan.batch_id == 0);
+    let mut record = ledger_record(claim, job.logged, &output.name, job.logged.plan.batch_id == 0);
     if record.birth {
         if output.sink.exactly_once() {
             output.sink.birth(&record).await?;
         }
         return Ok(SinkCommit::default());
     }
-    let run = output.template.for_batch(&logged.plan)?;
+    record.losses = job.losses.to_vec();
+    let plan = job.logged.plan.without(job.losses);
+    let run = output.template.for_batch(&plan)?;
     failpoint::pass("sink.before-begin");
-    let SinkBatch { writers, commit } = output.sink.begin(&logged.plan, run.slices(), attempt).await?;
+    let SinkBatch { writers, commit } = output.sink.begin(&plan, run.slices(), job.attempt).await?;
     failpoint::pass("sink.after-begin");
-    run_slices(&run, writers, &logged.plan).await?;
-    let permit = permit(&run, logged, record_bytes).await?;
+    run_slices(&run, writers, &plan).await?;
+    let permit = permit(&run, &plan, record_bytes).await?;
     checkpoint.look_for_newer(claim.epoch).await?;
     failpoint::pass("sink.before-commit");
     let committed = commit.commit(&permit, record).await?;
@@ -194,14 +219,14 @@ async fn attempt_output(
 }
 
 /// Every scan must have read every range; the counts are those of each source's first scan.
-async fn permit(run: &BatchRun, logged: &LoggedPlan, record_bytes: &mut BTreeMap<String, u64>) -> Result<CommitPermit> {
+async fn permit(run: &BatchRun, plan: &BatchPlan, record_bytes: &mut BTreeMap<String, u64>) -> Result<CommitPermit> {
     let mut sources = Vec::new();
     let mut reports = Vec::new();
     for scan in &run.scans {
         let of_scan = scan.finish().await?;
         let source = vec![scan.source().to_owned()];
         let unfinished = |error: commit::Unfinished| Error::new(Kind::Bug, error.to_string());
-        let counted = commit::decide(&logged.plan, &source, &of_scan).map_err(unfinished)?;
+        let counted = commit::decide(plan, &source, &of_scan).map_err(unfinished)?;
         if !sources.contains(&source[0]) {
             let before = record_bytes.get(&source[0]).copied();
             if let Some(average) = next_batch::record_bytes(before, counted.bytes(), counted.records_in()) {
@@ -211,7 +236,7 @@ async fn permit(run: &BatchRun, logged: &LoggedPlan, record_bytes: &mut BTreeMap
             reports.extend::<Vec<SliceReport>>(of_scan);
         }
     }
-    commit::decide(&logged.plan, &sources, &reports).map_err(|error| Error::new(Kind::Bug, error.to_string()))
+    commit::decide(plan, &sources, &reports).map_err(|error| Error::new(Kind::Bug, error.to_string()))
 }
 
 /// Executes all slices, each into its writer. Few records are read by one task: waking threads for them would cost more
@@ -234,23 +259,20 @@ async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, plan: &B
     } else {
         plan.reduce_slices * 2
     };
-    let turns = Arc::new(Semaphore::new(at_once.max(1)));
-    let mut slices = JoinSet::new();
-    for (slice, writer) in writers.into_iter().enumerate() {
-        let turns = Arc::clone(&turns);
-        let slice = of_run(slice, writer);
-        slices.spawn(async move {
-            let _turn = turns
-                .acquire_owned()
-                .await
-                .map_err(|error| Error::with_source(Kind::Bug, "turns", error))?;
-            slice.await
-        });
+    let mut running = JoinSet::new();
+    let mut left = writers.into_iter().enumerate();
+    loop {
+        // Begun in order: the parts of a split range wait for each other, so none may hold up one before it.
+        while running.len() < at_once.max(1)
+            && let Some((slice, writer)) = left.next()
+        {
+            running.spawn(of_run(slice, writer));
+        }
+        match running.join_next().await {
+            None => return Ok(()),
+            Some(ended) => ended.map_err(|error| Error::with_source(Kind::Bug, "a slice panicked", error))??,
+        }
     }
-    while let Some(ended) = slices.join_next().await {
-        ended.map_err(|error| Error::with_source(Kind::Bug, "a slice panicked", error))??;
-    }
-    Ok(())
 }
 
 fn offsets(plan: &BatchPlan) -> i64 {

@@ -2,33 +2,43 @@
 
 mod batch;
 mod check;
+mod held_back;
 mod lag;
+mod pace;
 mod patience;
 mod publisher;
+mod ranges;
 mod records;
 mod recovery;
+mod ticks;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tidemill_core::next_batch::{self, PartitionEnd, SourceLimits};
-use tidemill_core::plan::{BatchId, BatchPlan, LimitsInForce, RangePlan};
-use tidemill_core::position::{PartitionPosition, Positions};
+use tidemill_core::loss::{Loss, OnOutOfRange};
+use tidemill_core::next_batch;
+use tidemill_core::plan::{BatchId, BatchPlan};
+use tidemill_core::position::Positions;
+use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::recover::LoggedPlan;
-use tidemill_core::start::{PartitionBounds, StartPolicy};
+use tidemill_core::start::{OnNewPartition, PartitionBounds, StartPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::checkpoint::{Checkpoint, CommitRecord, ENTRIES_KEPT};
+use crate::checkpoint::{Checkpoint, CommitRecord, ENTRIES_KEPT, LossRecord};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sink::{Claim, Sink};
 use crate::source::{PartitionEnds, Source};
 use crate::sql::template::Template;
 use crate::time::Clock;
+use held_back::HeldBack;
 use lag::LagClock;
+use pace::Pace;
 use publisher::Publisher;
+use ranges::{Ends, NextRanges};
+use ticks::Ticks;
 
 pub use check::{Checked, all_of};
 pub use recovery::Standing;
@@ -45,8 +55,14 @@ pub struct DriverSource {
     pub source: Arc<dyn Source>,
     /// Where it begins on the first start.
     pub start: StartPolicy,
-    /// Records per second and partition, `None` = no bound.
-    pub rate_max: Option<u64>,
+    /// Where it begins in partitions that it meets later.
+    pub on_new_partition: OnNewPartition,
+    /// What happens where offsets are gone before they were read.
+    pub on_out_of_range: OnOutOfRange,
+    /// What each of its partitions gives at most, and at least.
+    pub bound: PartitionBound,
+    /// Records per second of all partitions while back-pressure has no estimate yet, `None` = no bound.
+    pub initial_rate: Option<u64>,
     /// Bytes of one batch.
     pub batch_bytes_max: u64,
 }
@@ -71,6 +87,9 @@ pub struct DriverSettings {
     pub interval: Duration,
     /// How long a drain may take before the process gives the batch up; it is then run again at the next start.
     pub drain_timeout: Duration,
+    /// Parameters of back-pressure, `None` = off. It is off too where the loop runs until it is caught up: without ticks
+    /// there is nothing to keep up with.
+    pub backpressure: Option<PidSettings>,
     /// Slices after a shuffle.
     pub reduce_slices: usize,
     /// Hash of what the pipeline computes.
@@ -127,7 +146,13 @@ struct Running {
     /// What the slowest sink with a time limit takes within it, by its last batch with input.
     sink_bytes_max: Option<u64>,
     yields_without_input: bool,
+    /// True where retention may have passed a position: at the start, and after it did.
+    may_be_overtaken: bool,
+    /// True where a position was taken that no later look would find again: it is to be logged, with ranges or without.
+    must_be_logged: bool,
     lag: LagClock,
+    held_back: HeldBack,
+    pace: Pace,
     publisher: Publisher,
     /// The last batch, while its commit record is not written.
     unlogged: Option<Unlogged>,
@@ -199,37 +224,38 @@ impl Driver {
 
     async fn run_batches(&mut self, running: &mut Running) -> Result<()> {
         let targets = if self.settings.until_caught_up {
-            Some(self.all_ends().await?)
+            Some(self.all_ends(true).await?)
         } else {
             None
         };
         let total = self.lag_of(&running.positions, targets.as_ref());
         self.report_progress(total, total);
-        let mut next_tick = self.clock.elapsed();
-        let mut looked = next_tick;
+        let mut looked = self.clock.elapsed();
+        let mut ticks = Ticks::new(self.settings.interval, looked);
         loop {
             if *self.stop.borrow() {
                 return Ok(());
             }
             if !self.settings.until_caught_up {
-                if next_tick > self.clock.elapsed() {
+                if ticks.next() > self.clock.elapsed() {
                     self.settle(running).await?;
                 }
-                self.wait_for(&mut next_tick).await;
+                running.pace.waited(self.clock.elapsed().saturating_sub(ticks.next()));
+                self.wait_for(&mut ticks).await;
                 if *self.stop.borrow() {
                     return Ok(());
                 }
             }
-            let Some((ranges, limits)) = self.next_ranges(running, targets.as_ref()).await? else {
+            let Some(next) = self.next_ranges(running, targets.as_ref()).await? else {
                 self.settle(running).await?;
                 continue;
             };
-            let nothing = ranges.is_empty();
+            let nothing = next.ranges.is_empty() && !running.must_be_logged;
             if nothing && self.settings.until_caught_up {
                 return Ok(());
             }
             if !nothing || running.yields_without_input {
-                self.one_batch(running, ranges, limits).await?;
+                self.one_batch(running, next).await?;
                 self.report_progress(total, self.lag_of(&running.positions, targets.as_ref()));
                 looked = self.clock.elapsed();
                 continue;
@@ -250,34 +276,20 @@ impl Driver {
         });
     }
 
-    /// Waits for the tick; ticks that are overdue become one.
-    async fn wait_for(&mut self, next_tick: &mut Duration) {
-        let now = self.clock.elapsed();
-        if *next_tick > now {
+    /// Waits for the next tick, or the stop.
+    async fn wait_for(&mut self, ticks: &mut Ticks) {
+        let wait = ticks.next().saturating_sub(self.clock.elapsed());
+        if !wait.is_zero() {
             let clock = Arc::clone(&self.clock);
             tokio::select! {
-                () = clock.sleep(*next_tick - now) => {}
+                () = clock.sleep(wait) => {}
                 _ = self.stop.changed() => return,
             }
-            *next_tick += self.settings.interval;
-        } else {
-            *next_tick = now + self.settings.interval;
         }
+        ticks.take(self.clock.elapsed());
     }
 
-    async fn all_ends(&self) -> Result<BTreeMap<String, Vec<PartitionEnds>>> {
-        let asked = self
-            .sources
-            .iter()
-            .map(|source| async move { (source.name.clone(), source.source.ends(false).await) });
-        let mut all = BTreeMap::new();
-        for (name, ends) in futures::future::join_all(asked).await {
-            all.insert(name, ends?);
-        }
-        Ok(all)
-    }
-
-    fn lag_of(&self, positions: &Positions, ends: Option<&BTreeMap<String, Vec<PartitionEnds>>>) -> u64 {
+    fn lag_of(&self, positions: &Positions, ends: Option<&Ends>) -> u64 {
         let Some(ends) = ends else { return 0 };
         let mut lag = 0;
         for (source, ends) in ends {
@@ -291,87 +303,7 @@ impl Driver {
         lag
     }
 
-    /// The ranges of the next batch; `None` where the brokers could not be asked and the loop should go round.
-    async fn next_ranges(
-        &self,
-        running: &mut Running,
-        targets: Option<&BTreeMap<String, Vec<PartitionEnds>>>,
-    ) -> Result<Option<(Vec<RangePlan>, LimitsInForce)>> {
-        let ends = match targets {
-            Some(targets) => targets.clone(),
-            None => match self.all_ends().await {
-                Ok(ends) => ends,
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(
-                        error = error.chain(),
-                        "end offsets can't be read; trying again at the next tick"
-                    );
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        let mut ranges = Vec::new();
-        let mut in_force = LimitsInForce {
-            reason: "end".to_owned(),
-            ..LimitsInForce::default()
-        };
-        for source in &self.sources {
-            let found = ends.get(&source.name).map_or(&[][..], Vec::as_slice);
-            self.meet_new_partitions(source, found, &mut running.positions).await?;
-            let limits = SourceLimits {
-                partition_records_max: source
-                    .rate_max
-                    .map(|rate| records_per_batch(rate, self.settings.interval)),
-                batch_bytes_max: source.batch_bytes_max,
-                sink_bytes_max: running.sink_bytes_max.map(|all| all / self.sources.len() as u64),
-                record_bytes: running
-                    .record_bytes
-                    .get(&source.name)
-                    .copied()
-                    .unwrap_or(next_batch::RECORD_BYTES_GUESS),
-            };
-            let found: Vec<PartitionEnd> = found.iter().map(partition_end).collect();
-            let (cut, limits) = next_batch::cut(&source.name, &running.positions, &found, &limits)
-                .map_err(|stop| Error::new(Kind::Loss, stop.to_string()))?;
-            ranges.extend(cut);
-            if limits.reason != "end" {
-                in_force = limits;
-            }
-        }
-        running.lag.saw(self.clock.now_ms(), &ends);
-        Ok(Some((ranges, in_force)))
-    }
-
-    /// A partition that was added while we ran, or stood still, begins at its first offset.
-    async fn meet_new_partitions(
-        &self,
-        source: &DriverSource,
-        ends: &[PartitionEnds],
-        positions: &mut Positions,
-    ) -> Result<()> {
-        if ends
-            .iter()
-            .all(|end| positions.get(&source.name, &end.partition).is_some())
-        {
-            return Ok(());
-        }
-        for end in source.source.ends(true).await? {
-            if positions.get(&source.name, &end.partition).is_none() {
-                tracing::info!(source = source.name, partition = %end.partition, from = end.earliest, "new partition");
-                positions.set(PartitionPosition {
-                    source: source.name.clone(),
-                    partition: end.partition,
-                    topic_id: end.topic_id,
-                    offset: end.earliest,
-                    leader_epoch: end.leader_epoch,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    async fn one_batch(&mut self, running: &mut Running, ranges: Vec<RangePlan>, limits: LimitsInForce) -> Result<()> {
+    async fn one_batch(&mut self, running: &mut Running, next: NextRanges) -> Result<()> {
         let plan = BatchPlan {
             app: self.settings.app.clone(),
             app_uuid: running.claim.app_uuid.clone(),
@@ -382,9 +314,9 @@ impl Driver {
             seed: rand::random(),
             reduce_slices: self.settings.reduce_slices,
             before: running.positions.clone(),
-            ranges,
+            ranges: next.ranges,
             sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
-            limits,
+            limits: next.limits,
             pipeline_hash: self.settings.pipeline_hash.clone(),
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
@@ -402,15 +334,28 @@ impl Driver {
             self.settled(running, last, Duration::ZERO).await?;
         }
         let logged = logged?;
+        running.must_be_logged = false;
+        if !next.losses.is_empty() {
+            log_losses(
+                &self.checkpoint,
+                self.clock.as_ref(),
+                &running.claim,
+                &logged,
+                &next.losses,
+            )
+            .await?;
+        }
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
-        self.finish_batch(running, logged, &missing, planned).await
+        self.finish_batch(running, logged, next.losses, &missing, planned).await
     }
 
-    /// Runs a logged plan for the sinks that lack it, and goes on from its positions. Its commit record is left to be written.
+    /// Runs a logged plan, without what is lost of it, for the sinks that lack it, and goes on from its positions. Its commit
+    /// record is left to be written.
     async fn finish_batch(
         &mut self,
         running: &mut Running,
         logged: LoggedPlan,
+        mut losses: Vec<Loss>,
         missing: &[String],
         planned: Duration,
     ) -> Result<()> {
@@ -429,7 +374,7 @@ impl Driver {
         for at in 0..self.outputs.len() {
             let name = self.outputs[at].name.clone();
             let done = if missing.contains(&name) {
-                self.run_output(at, &running.claim, &logged, &mut running.record_bytes)
+                self.run_output(at, &running.claim, &logged, &mut losses, &mut running.record_bytes)
                     .await?
             } else {
                 crate::checkpoint::SinkCommit {
@@ -442,7 +387,11 @@ impl Driver {
         let worked = self.clock.elapsed() - begun;
         commit.record_bytes = running.record_bytes.clone();
         commit.committed_ms = self.clock.now_ms();
+        running
+            .pace
+            .completed(&logged.plan, planned + worked, self.clock.elapsed());
         running.positions = logged.plan.after();
+        running.may_be_overtaken = !losses.is_empty();
         running.publisher.settled(&running.positions);
         running.sink_bytes_max = self.bytes_within_limits(&commit).or(running.sink_bytes_max);
         running.summary.batches += u64::from(batch > 0);
@@ -533,18 +482,33 @@ impl Driver {
     }
 }
 
-fn records_per_batch(rate: u64, interval: Duration) -> u64 {
-    let micros = u128::from(rate) * interval.as_micros() / 1_000_000;
-    u64::try_from(micros).unwrap_or(u64::MAX).max(1)
-}
-
-fn partition_end(end: &PartitionEnds) -> PartitionEnd {
-    PartitionEnd {
-        partition: end.partition.clone(),
-        topic_id: end.topic_id.clone(),
-        leader_epoch: end.leader_epoch,
-        end: end.end,
+/// Logs ranges as lost, before what is left of the batch is read (X13).
+async fn log_losses(
+    checkpoint: &Checkpoint,
+    clock: &dyn Clock,
+    claim: &Claim,
+    logged: &LoggedPlan,
+    losses: &[Loss],
+) -> Result<()> {
+    let record = LossRecord {
+        batch_id: logged.plan.batch_id,
+        epoch: claim.epoch,
+        losses: losses.to_vec(),
+        noticed_ms: clock.now_ms(),
+    };
+    checkpoint.look_for_newer(claim.epoch).await?;
+    checkpoint.log_losses(&record).await?;
+    for loss in losses {
+        tracing::warn!(
+            batch = record.batch_id,
+            source = loss.source,
+            partition = %loss.partition,
+            from = loss.from,
+            until = loss.until,
+            "LOST: retention removed these offsets before they were read; the loss is recorded"
+        );
     }
+    Ok(())
 }
 
 fn partition_bounds(end: PartitionEnds) -> PartitionBounds {
@@ -554,5 +518,6 @@ fn partition_bounds(end: PartitionEnds) -> PartitionBounds {
         leader_epoch: end.leader_epoch,
         earliest: end.earliest,
         end: end.end,
+        answer: None,
     }
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, LimitsInForce};
-use tidemill_core::position::Positions;
+use tidemill_core::position::{Positions, TopicPartition};
 use tidemill_core::recover::{self, Facts, LoggedPlan, Recovery, SinkFacts};
-use tidemill_core::start;
+use tidemill_core::start::{self, PartitionBounds, StartPolicy};
 
+use super::held_back::HeldBack;
 use super::lag::LagClock;
+use super::pace::Pace;
 use super::publisher::Publisher;
-use super::{Driver, Output, Running, Summary, partition_bounds};
+use super::{Driver, DriverSource, Output, Running, Summary, partition_bounds};
 use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -190,6 +192,9 @@ impl Driver {
         let last_commit = contents.last_commit;
         let sink_bytes_max = last_commit.as_ref().and_then(|commit| self.bytes_within_limits(commit));
         let record_bytes = last_commit.map(|commit| commit.record_bytes).unwrap_or_default();
+        let backpressure = self.settings.backpressure.filter(|_| !self.settings.until_caught_up);
+        let pace =
+            Pace::new(&self.sources, backpressure).map_err(|error| Error::new(Kind::Config, error.to_string()))?;
         let running = |last: LoggedPlan| Running {
             claim: claim.clone(),
             positions: last.plan.after(),
@@ -197,7 +202,11 @@ impl Driver {
             record_bytes,
             sink_bytes_max,
             yields_without_input: self.settings.every_tick,
+            may_be_overtaken: true,
+            must_be_logged: false,
             lag: LagClock::default(),
+            held_back: HeldBack::default(),
+            pace,
             publisher: Publisher::start(&self.sources),
             unlogged: None,
             summary: Summary::default(),
@@ -208,7 +217,8 @@ impl Driver {
                 let logged = self.log_plan(first).await?;
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
-                self.finish_batch(&mut running, logged, &all, Duration::ZERO).await?;
+                self.finish_batch(&mut running, logged, Vec::new(), &all, Duration::ZERO)
+                    .await?;
                 self.settle(&mut running).await?;
                 running
             }
@@ -243,7 +253,9 @@ impl Driver {
                     .map(|output| output.name.clone())
                     .filter(|name| !plan.plan.sinks.iter().any(|sink| sink.name == *name))
                     .collect();
-                self.finish_batch(&mut running, plan.clone(), &missing, Duration::ZERO)
+                let known = self.checkpoint.losses(plan.plan.batch_id).await?;
+                let losses = known.into_iter().flat_map(|record| record.losses).collect();
+                self.finish_batch(&mut running, plan.clone(), losses, &missing, Duration::ZERO)
                     .await?;
                 self.settle(&mut running).await?;
                 for name in unborn {
@@ -263,13 +275,14 @@ impl Driver {
     pub(super) async fn first_positions(&self) -> Result<Positions> {
         let mut first = Positions::default();
         for source in &self.sources {
-            let bounds: Vec<_> = source
+            let mut bounds: Vec<_> = source
                 .source
                 .ends(true)
                 .await?
                 .into_iter()
                 .map(partition_bounds)
                 .collect();
+            answer(source, &mut bounds).await?;
             let resolved = start::resolve(&source.name, &source.start, &bounds)
                 .map_err(|error| Error::new(Kind::Config, error.to_string()))?;
             for position in resolved.iter() {
@@ -314,6 +327,24 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Asks the brokers what the start policy needs to know beyond the bounds.
+async fn answer(source: &DriverSource, bounds: &mut [PartitionBounds]) -> Result<()> {
+    let answers: Vec<(TopicPartition, Option<i64>)> = match source.start {
+        StartPolicy::Earliest | StartPolicy::Latest | StartPolicy::Offsets(_) => return Ok(()),
+        StartPolicy::Since(millis) => source.source.since(millis).await?,
+        StartPolicy::Committed => {
+            let partitions: Vec<_> = bounds.iter().map(|bound| bound.partition.clone()).collect();
+            let offsets = source.source.published(&partitions).await?;
+            partitions.into_iter().zip(offsets).collect()
+        }
+    };
+    let answers: BTreeMap<_, _> = answers.into_iter().collect();
+    for bound in bounds {
+        bound.answer = answers.get(&bound.partition).copied().flatten();
+    }
+    Ok(())
 }
 
 /// How often a sink is taken back from an older driver whose last act came late.
@@ -363,6 +394,7 @@ pub(super) fn ledger_record(claim: &Claim, logged: &LoggedPlan, sink: &str, birt
         plan_hash: logged.hash.clone(),
         positions: logged.plan.after(),
         plan: logged.plan.clone(),
+        losses: Vec::new(),
         rows: 0,
     }
 }

@@ -3,6 +3,7 @@
 use crc_fast::crc32_iscsi;
 
 use super::damage::Damage;
+use crate::compression::Compression;
 
 /// Bytes of a batch before its records.
 pub(crate) const HEADER_BYTES: usize = 61;
@@ -10,17 +11,6 @@ pub(crate) const HEADER_BYTES: usize = 61;
 const LENGTH_END: usize = 12;
 const MAGIC_AT: usize = 16;
 const CRC_FROM: usize = 21;
-
-/// How a batch's records are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Codec {
-    /// Not at all.
-    None,
-    /// LZ4 frame format.
-    Lz4,
-    /// One that this version does not read.
-    Other(&'static str),
-}
 
 /// A batch's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +94,18 @@ impl BatchHeader {
         self.base_offset + i64::from(self.last_offset_delta)
     }
 
-    /// The codec of the records.
-    pub(crate) fn codec(&self) -> Codec {
+    /// How the records are compressed.
+    ///
+    /// # Errors
+    /// A number that stands for no codec.
+    pub(crate) fn compression(&self) -> Result<Compression, String> {
         match self.attributes & 7 {
-            0 => Codec::None,
-            1 => Codec::Other("gzip"),
-            2 => Codec::Other("snappy"),
-            3 => Codec::Lz4,
-            4 => Codec::Other("zstd"),
-            _ => Codec::Other("an unknown codec"),
+            0 => Ok(Compression::None),
+            1 => Ok(Compression::Gzip),
+            2 => Ok(Compression::Snappy),
+            3 => Ok(Compression::Lz4),
+            4 => Ok(Compression::Zstd),
+            codec => Err(format!("it is compressed with codec {codec}, which this version does not know")),
         }
     }
 

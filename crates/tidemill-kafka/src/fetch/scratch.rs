@@ -4,7 +4,7 @@ use arrow::buffer::Buffer;
 use bytes::Bytes;
 
 use super::buffer_pool::{BufferPool, PooledBuffer};
-use super::lz4_frame::{BATCH_BYTES_MAX, Output};
+use super::decompress::{BATCH_BYTES_MAX, Output};
 
 /// Size of a decompression buffer that many batches share.
 const SHARED_BYTES: usize = 4 << 20;

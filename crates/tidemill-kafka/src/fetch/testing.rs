@@ -29,8 +29,7 @@ pub(crate) struct TestBatch {
     pub(crate) last_offset: i64,
     pub(crate) base_timestamp: i64,
     pub(crate) append_time: Option<i64>,
-    pub(crate) codec: i16,
-    pub(crate) linked_blocks: bool,
+    pub(crate) packing: Packing,
     pub(crate) producer: Option<i64>,
     pub(crate) control: bool,
     pub(crate) magic: u8,
@@ -44,8 +43,7 @@ impl TestBatch {
             last_offset: records.last().map_or(0, |record| record.offset),
             base_timestamp: 1_000,
             append_time: None,
-            codec: 0,
-            linked_blocks: false,
+            packing: Packing::Plain,
             producer: None,
             control: false,
             magic: 2,
@@ -93,12 +91,10 @@ impl TestBatch {
             put_varlong(&mut records, body.len() as i64);
             records.extend(body);
         }
-        if self.codec == 3 {
-            records = lz4_frame(&records, self.linked_blocks);
-        }
+        records = self.packing.pack(&records);
         let transactional = i16::from(self.producer.is_some()) << 4;
         let attributes =
-            self.codec | i16::from(self.append_time.is_some()) << 3 | transactional | i16::from(self.control) << 5;
+            self.packing.codec() | i16::from(self.append_time.is_some()) << 3 | transactional | i16::from(self.control) << 5;
         let mut tail = Vec::new();
         tail.extend(attributes.to_be_bytes());
         tail.extend(((self.last_offset - self.base_offset) as i32).to_be_bytes());
@@ -160,12 +156,78 @@ fn put_bytes(data: &mut Vec<u8>, bytes: Option<&[u8]>) {
     data.extend(bytes.unwrap_or_default());
 }
 
-pub(crate) fn lz4_frame(data: &[u8], linked_blocks: bool) -> Vec<u8> {
-    let mode = if linked_blocks {
-        lz4::BlockMode::Linked
-    } else {
-        lz4::BlockMode::Independent
-    };
+/// The forms in which producers write records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Plain,
+    Gzip,
+    /// One block, as librdkafka writes it.
+    Snappy,
+    /// Blocks of 32 KiB behind a header, as Java's library writes them.
+    SnappyBlocks,
+    Lz4,
+    /// Blocks that refer back to earlier ones.
+    Lz4Linked,
+    Zstd,
+    /// Without the size in its header, as a stream is written.
+    ZstdStream,
+    /// What no producer writes: an LZ4 frame without its end.
+    Torn,
+}
+
+impl Packing {
+    /// All that can be read.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::Gzip,
+        Self::Snappy,
+        Self::SnappyBlocks,
+        Self::Lz4,
+        Self::Lz4Linked,
+        Self::Zstd,
+        Self::ZstdStream,
+    ];
+
+    fn codec(self) -> i16 {
+        match self {
+            Self::Plain => 0,
+            Self::Gzip => 1,
+            Self::Snappy | Self::SnappyBlocks => 2,
+            Self::Lz4 | Self::Lz4Linked | Self::Torn => 3,
+            Self::Zstd | Self::ZstdStream => 4,
+        }
+    }
+
+    pub(crate) fn pack(self, data: &[u8]) -> Vec<u8> {
+        let snappy = |data| snap::raw::Encoder::new().compress_vec(data).unwrap();
+        match self {
+            Self::Plain => data.to_vec(),
+            Self::Gzip => {
+                let mut compressor = libdeflater::Compressor::default();
+                let mut member = vec![0; compressor.gzip_compress_bound(data.len())];
+                let bytes = compressor.gzip_compress(data, &mut member).unwrap();
+                member.truncate(bytes);
+                member
+            }
+            Self::Snappy => snappy(data),
+            Self::SnappyBlocks => {
+                let mut frame = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
+                for block in data.chunks(32 << 10).map(snappy) {
+                    frame.extend((block.len() as u32).to_be_bytes());
+                    frame.extend(block);
+                }
+                frame
+            }
+            Self::Lz4 => lz4_frame(data, lz4::BlockMode::Independent),
+            Self::Lz4Linked => lz4_frame(data, lz4::BlockMode::Linked),
+            Self::Torn => lz4_frame(data, lz4::BlockMode::Independent)[..12].to_vec(),
+            Self::Zstd => zstd::bulk::compress(data, 3).unwrap(),
+            Self::ZstdStream => zstd::stream::encode_all(data, 3).unwrap(),
+        }
+    }
+}
+
+fn lz4_frame(data: &[u8], mode: lz4::BlockMode) -> Vec<u8> {
     let mut encoder = lz4::EncoderBuilder::new()
         .block_mode(mode)
         .block_size(lz4::BlockSize::Max64KB)

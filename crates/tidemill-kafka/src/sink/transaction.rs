@@ -515,6 +515,7 @@ mod tests {
             plan_hash: String::new(),
             plan,
             positions: Positions::default(),
+            losses: Vec::new(),
             rows: 0,
         }
     }

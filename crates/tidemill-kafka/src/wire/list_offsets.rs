@@ -1,4 +1,4 @@
-//! Where partitions begin and end.
+//! Where partitions begin and end, and what came when.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use tidemill_core::position::TopicPartition;
 use super::cluster::Cluster;
 use super::fault::{Answer, Fault, check};
 use super::response::{Body, Fields, Malformed};
+use crate::config::Isolation;
 
 /// Which offset of a partition is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,22 @@ pub(crate) enum Which {
     Earliest,
     /// The one after the last readable record, as the isolation says.
     End,
+    /// The one after the last record, in an open transaction or not.
+    HighWatermark,
+    /// The first whose timestamp, in milliseconds since 1970 UTC, is this or later; -1 where there is none.
+    Since(i64),
+}
+
+impl Which {
+    /// The protocol's number.
+    fn timestamp(self) -> i64 {
+        match self {
+            Self::Earliest => -2,
+            Self::End | Self::HighWatermark => -1,
+            // Smaller ones stand for something else.
+            Self::Since(millis) => millis.max(0),
+        }
+    }
 }
 
 /// Asks the broker at `address`, which leads all of `partitions` (with the leader epoch each), for their offsets.
@@ -51,22 +68,25 @@ pub(crate) async fn list(
 }
 
 fn request(cluster: &Cluster, partitions: &[(TopicPartition, i32)], which: Which) -> ListOffsetsRequest {
-    let timestamp = if which == Which::Earliest { -2 } else { -1 };
     let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
     for (partition, leader_epoch) in partitions {
         let entry = ListOffsetsPartition::default()
             .with_partition_index(partition.partition)
             .with_current_leader_epoch(*leader_epoch)
-            .with_timestamp(timestamp);
+            .with_timestamp(which.timestamp());
         topics.entry(&partition.topic).or_default().push(entry);
     }
     let topics = topics.into_iter().map(|(topic, partitions)| {
         let name = TopicName(StrBytes::from_string(topic.to_owned()));
         ListOffsetsTopic::default().with_name(name).with_partitions(partitions)
     });
+    let isolation = match which {
+        Which::HighWatermark => Isolation::ReadUncommitted,
+        _ => cluster.config().isolation,
+    };
     ListOffsetsRequest::default()
         .with_replica_id((-1).into())
-        .with_isolation_level(cluster.config().isolation.level())
+        .with_isolation_level(isolation.level())
         .with_topics(topics.collect())
 }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::allowed::Allowed;
 use super::response::{Body, Fields, Malformed};
+use crate::config::Topics;
 
 /// Lowest version that is read: the first in the compact encoding. Topic ids come with 10.
 pub(crate) const LOWEST: i16 = 9;
@@ -29,6 +30,8 @@ pub(crate) struct Metadata {
 pub(crate) struct Topic {
     /// Error code, 0 where the topic can be used.
     pub(crate) code: i16,
+    /// True for the cluster's own topics.
+    pub(crate) is_internal: bool,
     /// The id, where the broker gives one.
     pub(crate) id: Option<Uuid>,
     /// What may be done to it.
@@ -46,14 +49,17 @@ pub(crate) struct Leader {
     pub(crate) epoch: i32,
 }
 
-/// The request for these topics. Never creates one.
-pub(crate) fn request(topics: &[String]) -> MetadataRequest {
-    let topics = topics.iter().map(|topic| {
-        let name = TopicName(StrBytes::from_string(topic.clone()));
-        MetadataRequestTopic::default().with_name(Some(name))
-    });
+/// The request for these topics; for a pattern, of all. Never creates one.
+pub(crate) fn request(topics: &Topics) -> MetadataRequest {
+    let named = match topics {
+        Topics::Named(names) => Some(names.iter().map(|topic| {
+            let name = TopicName(StrBytes::from_string(topic.clone()));
+            MetadataRequestTopic::default().with_name(Some(name))
+        })),
+        Topics::Matching(_) => None,
+    };
     MetadataRequest::default()
-        .with_topics(Some(topics.collect()))
+        .with_topics(named.map(Iterator::collect))
         .with_include_topic_authorized_operations(true)
         .with_allow_auto_topic_creation(false)
 }
@@ -84,7 +90,7 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
         let code = fields.int16()?;
         let name = fields.text()?.unwrap_or_default().to_owned();
         let id = if body.version >= 10 { fields.uuid()? } else { None };
-        fields.boolean()?;
+        let is_internal = fields.boolean()?;
         let partitions = fields.list(18, partition)?;
         let allowed = Allowed::of(fields.int32()?);
         fields.tags()?;
@@ -92,6 +98,7 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
             name,
             Topic {
                 code,
+                is_internal,
                 id,
                 allowed,
                 partitions: partitions.into_iter().collect(),

@@ -5,6 +5,7 @@ pub(crate) mod allowed;
 pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod connection;
+pub(crate) mod epoch_end;
 pub(crate) mod fault;
 pub(crate) mod group;
 pub(crate) mod list_offsets;

@@ -2,7 +2,7 @@
 
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
 
@@ -12,34 +12,22 @@ pub(crate) trait Request: Encodable + HeaderVersion + Sync {
     const KEY: ApiKey;
 }
 
-impl Request for ApiVersionsRequest {
-    const KEY: ApiKey = ApiKey::ApiVersions;
+macro_rules! requests {
+    ($($message:ident asks $key:ident)*) => {$(
+        impl Request for $message {
+            const KEY: ApiKey = ApiKey::$key;
+        }
+    )*};
 }
 
-impl Request for DescribeGroupsRequest {
-    const KEY: ApiKey = ApiKey::DescribeGroups;
-}
-
-impl Request for FetchRequest {
-    const KEY: ApiKey = ApiKey::Fetch;
-}
-
-impl Request for FindCoordinatorRequest {
-    const KEY: ApiKey = ApiKey::FindCoordinator;
-}
-
-impl Request for ListOffsetsRequest {
-    const KEY: ApiKey = ApiKey::ListOffsets;
-}
-
-impl Request for MetadataRequest {
-    const KEY: ApiKey = ApiKey::Metadata;
-}
-
-impl Request for OffsetCommitRequest {
-    const KEY: ApiKey = ApiKey::OffsetCommit;
-}
-
-impl Request for OffsetFetchRequest {
-    const KEY: ApiKey = ApiKey::OffsetFetch;
+requests! {
+    ApiVersionsRequest asks ApiVersions
+    DescribeGroupsRequest asks DescribeGroups
+    FetchRequest asks Fetch
+    FindCoordinatorRequest asks FindCoordinator
+    ListOffsetsRequest asks ListOffsets
+    MetadataRequest asks Metadata
+    OffsetCommitRequest asks OffsetCommit
+    OffsetFetchRequest asks OffsetFetch
+    OffsetForLeaderEpochRequest asks OffsetForLeaderEpoch
 }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::KafkaConfig;
 use crate::fake_cluster::{FakeCluster, FakePartition, Mishap};
-use crate::fetch::testing::{TestBatch, TestRecord};
+use crate::fetch::testing::{Packing, TestBatch, TestRecord};
 use crate::source::KafkaSource;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -246,13 +246,13 @@ async fn a_topic_made_anew_is_a_loss_that_names_it() {
 #[tokio::test]
 async fn a_damaged_batch_names_partition_and_offset() {
     let mut damaged = partition(0, 3);
-    damaged.batches[1].codec = 4;
+    damaged.batches[1].packing = Packing::Torn;
     let cluster = FakeCluster::start(1, vec![damaged]).await;
     let error = read_one(&cluster).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Data);
     let text = error.to_string();
     assert!(
-        text.starts_with("t/0: the record batch at offset 10 ") && text.contains("zstd"),
+        text.starts_with("t/0: the record batch at offset 10 ") && text.contains("lz4"),
         "{text}"
     );
 }

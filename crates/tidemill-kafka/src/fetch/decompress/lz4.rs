@@ -5,26 +5,13 @@
 
 use std::io::Read;
 
-use lz4::block::decompress_to_buffer;
+use ::lz4::block::decompress_to_buffer;
 
-/// Largest decompressed batch.
-pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
+use super::{Output, STEP_BYTES};
+
 const MAGIC: u32 = 0x184d_2204;
 /// Set in a block's size where the block is stored as it is.
 const STORED: u32 = 1 << 31;
-
-/// Where decompressed bytes go: a buffer that can be exchanged for a larger one, keeping what was written.
-pub(crate) trait Output {
-    /// The free part.
-    fn free(&mut self) -> &mut [u8];
-    /// Marks `count` bytes of the free part as written.
-    fn advance(&mut self, count: usize);
-    /// Makes the free part at least `bytes` long.
-    ///
-    /// # Errors
-    /// Where the batch would exceed [`BATCH_BYTES_MAX`].
-    fn reserve(&mut self, bytes: usize) -> Result<(), String>;
-}
 
 struct Frame {
     block_bytes_max: usize,
@@ -68,8 +55,8 @@ fn header(data: &[u8]) -> Result<Frame, String> {
 /// Decompresses the frame in `data`.
 ///
 /// # Errors
-/// Anything that is no sound frame, or more than [`BATCH_BYTES_MAX`] bytes.
-pub(crate) fn decompress(data: &[u8], output: &mut impl Output) -> Result<(), String> {
+/// See [`super::Decompressor::decompress`].
+pub(super) fn decompress(data: &[u8], output: &mut impl Output) -> Result<(), String> {
     let frame = header(data)?;
     if frame.linked {
         return decompress_linked(data, output);
@@ -124,9 +111,9 @@ fn decompress_block(block: &[u8], bytes_max: usize, output: &mut impl Output) ->
 
 fn decompress_linked(data: &[u8], output: &mut impl Output) -> Result<(), String> {
     let damaged = |error: std::io::Error| format!("its lz4 frame is damaged: {error}");
-    let mut decoder = lz4::Decoder::new(data).map_err(damaged)?;
+    let mut decoder = ::lz4::Decoder::new(data).map_err(damaged)?;
     loop {
-        output.reserve(64 << 10)?;
+        output.reserve(STEP_BYTES)?;
         let written = decoder.read(output.free()).map_err(damaged)?;
         if written == 0 {
             return decoder.finish().1.map_err(damaged);
