@@ -307,8 +307,8 @@ impl Shared {
                     return Ok(());
                 }
                 Some(EndFault::DelayAnswer(time)) => {
-                    self.wait_while(Instant::now() + time, |_| true);
                     self.change(|state| state.ends.delayed += 1);
+                    self.wait_while(Instant::now() + time, |_| true);
                 }
                 Some(EndFault::DeliverLate) => {
                     let code = end_code(&frame, version)?;

@@ -1,6 +1,5 @@
 //! Everything of Tidemill that speaks Kafka.
 
-mod client_error;
 mod compression;
 mod config;
 pub mod embedded;

@@ -58,16 +58,21 @@ impl KafkaSource {
         {
             return refuse("partition_fetch_bytes, response_bytes_max and frame_bytes_max must not decrease");
         }
-        let shared = Shared {
-            budget: Budget::new(config.fetch_budget_bytes),
-            pool: BufferPool::new(config.fetch_budget_bytes as usize),
-            cluster: Arc::new(Cluster::new(Arc::new(config))),
-        };
-        Ok(Self {
-            shared,
+        Ok(Self::over(Cluster::new(Arc::new(config))))
+    }
+
+    /// A source of the topics of this cluster, whose settings can work.
+    pub(crate) fn over(cluster: Cluster) -> Self {
+        let budget = cluster.config().fetch_budget_bytes;
+        Self {
+            shared: Shared {
+                budget: Budget::new(budget),
+                pool: BufferPool::new(budget as usize),
+                cluster: Arc::new(cluster),
+            },
             last_ends: Mutex::default(),
             coordinator: Mutex::default(),
-        })
+        }
     }
 
     #[cfg(test)]
@@ -276,10 +281,7 @@ impl Source for KafkaSource {
 
     async fn high_watermarks(&self) -> Result<Vec<(TopicPartition, i64)>> {
         let ask = || self.list_all(Which::HighWatermark);
-        self.shared
-            .cluster
-            .until_answered("reading high watermarks", ask)
-            .await
+        self.shared.cluster.until_answered("reading high watermarks", ask).await
     }
 
     async fn epoch_ends(&self, epochs: &[(TopicPartition, i32)]) -> Result<Vec<(TopicPartition, i64)>> {

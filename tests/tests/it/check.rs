@@ -166,7 +166,7 @@ fn a_kafka_sinks_limits_are_told_and_its_ledger_topic_is_not_made() {
     let checked = check(&pipeline);
     fine(
         &checked,
-        &["a batch may take 900 s", "KIP-890", &made],
+        &["a batch may take 900 s", "a producer in doubt is replaced", &made],
     );
     let topics = java::run("Topics", &["list"]).unwrap();
     assert!(!topics.contains(&ledger), "the ledger topic was made");

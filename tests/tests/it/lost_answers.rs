@@ -55,7 +55,8 @@ fn survives(faults: &[(u32, EndFault)]) -> (Ends, Finished) {
 
 #[test]
 fn answers_lost_at_the_birth_and_at_several_commits_change_nothing() {
-    let (ends, _) = survives(&[(0, LOSE), (1, LOSE), (1, LOSE), (2, LOSE), (1, LOSE)]);
+    // A birth and eight batches: the first end, and the last.
+    let (ends, _) = survives(&[(0, LOSE), (1, LOSE), (1, LOSE), (2, LOSE), (0, LOSE)]);
     assert_eq!(ends.lost, 5);
 }
 

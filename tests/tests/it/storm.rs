@@ -13,7 +13,7 @@ const KILLS: u32 = 15;
 /// finishes under the storm, a new one goes on with it, so that the number of kills is always reached.
 fn storm(kind: Kind) {
     let mut chance = Chance::announced(&format!("storm, {}", kind.name()));
-    let input = Input::load(12_000, 100).expect("a topic");
+    let input = Input::load(60_000, 100).expect("a topic");
     let (mut kills, mut finished) = (0, 0);
     let (mut looks, mut midway) = (0, 0);
     let mut latest = Duration::from_millis(1500);

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tidemill_kafka::sink::refused_property;
+
 use super::document::Section;
 use super::secret::Secret;
 
@@ -167,24 +169,13 @@ fn kafka(section: &Section<'_, '_>) -> Option<SinkKind> {
     let format = section.one_of("format", &["json", "raw"], &["avro"], "json");
     let key = section.text("key");
     let headers = section.text("headers");
-    let compression = section.one_of("compression", &["none", "lz4", "snappy", "gzip"], &["zstd"], "none");
+    let compression = section.one_of("compression", &["none", "lz4", "snappy", "gzip", "zstd"], &[], "none");
     let mut properties = Vec::new();
     for (name, value, line) in section.pairs("properties") {
         let path = format!("{}.{name}", section.at("properties"));
-        let ours = ["transactional.id", "enable.idempotence", "acks", "bootstrap.servers"];
-        if ours.contains(&name.as_str()) {
-            section
-                .doc
-                .problem(line, path, "is set by the sink itself, exactly once depends on it");
-        } else if name.starts_with("sasl.")
-            || name.starts_with("ssl.")
-            || (name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext"))
-        {
-            section
-                .doc
-                .problem(line, path, "TLS and SASL are not in this version; only PLAINTEXT is");
-        } else {
-            properties.push((name, value));
+        match refused_property(&name, &value) {
+            Some(why) => section.doc.problem(line, path, why),
+            None => properties.push((name, value)),
         }
     }
     let brokers = section.required("brokers", "\"localhost:9092\"");

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use tidemill_engine::error::{Error, Kind, Result};
 
-use crate::client_error::client_error;
+use super::client_error::client_error;
 
 /// Bytes of one partition, as stored, beyond which its oldest batches are dropped without a word.
 pub const PARTITION_BYTES_MAX: u64 = 5 * 1024 * 1024;

@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use tidemill_engine::error::{Error, Kind, Result};
 
+use super::client_error::client_error;
 use crate::Compression;
-use crate::client_error::client_error;
 use crate::embedded::ad_events::{AdEvents, RandomBytes};
 use crate::murmur2;
 

@@ -4,4 +4,5 @@
 
 pub mod ad_events;
 pub mod broker;
+mod client_error;
 pub mod feed;

@@ -9,7 +9,7 @@ mod damage;
 mod decompress;
 mod demand;
 mod outage;
-mod record_batch;
+pub(crate) mod record_batch;
 mod request;
 mod response;
 pub(crate) mod scan;
@@ -18,4 +18,4 @@ pub(crate) mod session;
 mod slice;
 #[cfg(test)]
 pub(crate) mod testing;
-mod varint;
+pub(crate) mod varint;

@@ -105,7 +105,9 @@ impl BatchHeader {
             2 => Ok(Compression::Snappy),
             3 => Ok(Compression::Lz4),
             4 => Ok(Compression::Zstd),
-            codec => Err(format!("it is compressed with codec {codec}, which this version does not know")),
+            codec => Err(format!(
+                "it is compressed with codec {codec}, which this version does not know"
+            )),
         }
     }
 

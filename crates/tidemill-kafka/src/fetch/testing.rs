@@ -2,6 +2,8 @@
 
 use crc_fast::crc32_iscsi;
 
+use super::varint::put_varint;
+
 /// A record to write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TestRecord {
@@ -88,13 +90,15 @@ impl TestBatch {
         let mut records = Vec::new();
         for record in &self.records {
             let body = self.record(record);
-            put_varlong(&mut records, body.len() as i64);
+            put_varint(&mut records, body.len() as i64);
             records.extend(body);
         }
         records = self.packing.pack(&records);
         let transactional = i16::from(self.producer.is_some()) << 4;
-        let attributes =
-            self.packing.codec() | i16::from(self.append_time.is_some()) << 3 | transactional | i16::from(self.control) << 5;
+        let attributes = self.packing.codec()
+            | i16::from(self.append_time.is_some()) << 3
+            | transactional
+            | i16::from(self.control) << 5;
         let mut tail = Vec::new();
         tail.extend(attributes.to_be_bytes());
         tail.extend(((self.last_offset - self.base_offset) as i32).to_be_bytes());
@@ -117,11 +121,11 @@ impl TestBatch {
 
     fn record(&self, record: &TestRecord) -> Vec<u8> {
         let mut body = vec![0];
-        put_varlong(&mut body, record.timestamp - self.base_timestamp);
-        put_varlong(&mut body, record.offset - self.base_offset);
+        put_varint(&mut body, record.timestamp - self.base_timestamp);
+        put_varint(&mut body, record.offset - self.base_offset);
         put_bytes(&mut body, record.key.as_deref());
         put_bytes(&mut body, record.value.as_deref());
-        put_varlong(&mut body, record.headers.len() as i64);
+        put_varint(&mut body, record.headers.len() as i64);
         for (key, value) in &record.headers {
             put_bytes(&mut body, Some(key.as_bytes()));
             put_bytes(&mut body, value.as_deref());
@@ -141,18 +145,8 @@ pub(crate) fn seal(batch: &mut [u8]) {
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
-/// Writes a zigzag number.
-pub(crate) fn put_varlong(data: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        data.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    data.push(rest as u8);
-}
-
 fn put_bytes(data: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    put_varlong(data, bytes.map_or(-1, |bytes| bytes.len() as i64));
+    put_varint(data, bytes.map_or(-1, |bytes| bytes.len() as i64));
     data.extend(bytes.unwrap_or_default());
 }
 

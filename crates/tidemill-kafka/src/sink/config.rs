@@ -1,38 +1,71 @@
 //! What a Kafka sink is told, and the clients made from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
 use tidemill_engine::error::{Error, Kind, Result};
 
 use crate::Compression;
+use crate::config::KafkaConfig;
+use crate::wire::cluster::Cluster;
 
 /// The longest transaction asked for (X25); also the default maximum of brokers.
 pub(super) const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long one request may take; what takes longer has no outcome until the ledger is read.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Well below what topics take by default (`max.message.bytes`, 1 MiB), whatever the compression comes to.
+const BATCH_BYTES_MAX: usize = 512 << 10;
 
-/// Properties that the sink's guarantees rest on, each with where it is set instead.
-const OWN_PROPERTIES: [(&str, &str); 12] = [
+/// The properties that a sink takes, by librdkafka's names or Java's, and what each is a number of.
+pub const PROPERTIES: [(&str, Option<&str>); 7] = [
+    ("client.id", None),
+    ("security.protocol", None),
+    ("transaction.timeout.ms", Some("milliseconds")),
+    ("socket.timeout.ms", Some("milliseconds")),
+    ("request.timeout.ms", Some("milliseconds")),
+    ("batch.size", Some("bytes")),
+    ("socket.connection.setup.timeout.ms", Some("milliseconds")),
+];
+
+/// What can't be set, each with the reason; all others are simply not known.
+const OWN_PROPERTIES: [(&str, &str); 8] = [
     ("bootstrap.servers", "`brokers` sets it"),
     ("metadata.broker.list", "`brokers` sets it"),
     (
         "transactional.id",
         "it is derived from the names of pipeline and sink, for fencing",
     ),
-    ("enable.idempotence", "it is always on"),
-    ("acks", "it is always `all`"),
-    ("request.required.acks", "it is always `all`"),
+    ("enable.idempotence", "it is always on: exactly once depends on it"),
+    ("acks", "it is always `all`: exactly once depends on it"),
+    (
+        "request.required.acks",
+        "it is always `all`: exactly once depends on it",
+    ),
     ("compression.type", "`compression` sets it"),
     ("compression.codec", "`compression` sets it"),
-    ("delivery.report.only.error", "it is always on"),
-    ("isolation.level", "the sink's reads choose it"),
-    ("group.id", "a sink has no group"),
-    (
-        "log.connection.close",
-        "it is always on: dropped connections must be seen",
-    ),
 ];
+
+/// Why a property of this name and value can't be honoured; nothing where it can.
+pub fn refused_property(name: &str, value: &str) -> Option<String> {
+    if let Some((_, why)) = OWN_PROPERTIES.iter().find(|(own, _)| *own == name) {
+        return Some(format!("can't be set here: {why}"));
+    }
+    if name.starts_with("sasl.") || name.starts_with("ssl.") {
+        return Some("TLS and SASL are not in this version".to_owned());
+    }
+    if name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext") {
+        return Some(format!("{value} is not in this version; only PLAINTEXT is"));
+    }
+    match PROPERTIES.iter().find(|(known, _)| *known == name) {
+        Some((_, Some(unit))) if value.parse::<u32>().is_err() => Some(format!("{value:?} is no number of {unit}")),
+        Some(_) => None,
+        None => {
+            let known: Vec<&str> = PROPERTIES.iter().map(|(known, _)| *known).collect();
+            Some(format!("has no meaning here; known are {}", known.join(", ")))
+        }
+    }
+}
 
 /// How rows become record values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +94,7 @@ pub struct KafkaSinkConfig {
     pub headers: Option<String>,
     /// How batches are compressed. Default = LZ4.
     pub compression: Compression,
-    /// More properties of librdkafka, by its names.
+    /// More properties; see [`PROPERTIES`].
     pub properties: BTreeMap<String, String>,
 }
 
@@ -79,31 +112,16 @@ impl KafkaSinkConfig {
         }
     }
 
-    /// Refuses properties that would break the sink's guarantees.
+    /// Refuses properties that can't be honoured.
     pub(super) fn check_properties(&self, sink: &str) -> Result<()> {
-        match OWN_PROPERTIES
-            .iter()
-            .find(|(name, _)| self.properties.contains_key(*name))
-        {
+        let refused = |(name, value): (&String, &String)| Some((name.clone(), refused_property(name, value)?));
+        match self.properties.iter().find_map(refused) {
             None => Ok(()),
             Some((name, why)) => Err(Error::new(
                 Kind::Config,
-                format!("sink {sink}: property `{name}` can't be set here: {why}"),
+                format!("sink {sink}: property `{name}` {why}"),
             )),
         }
-    }
-
-    /// The longest that one request may take before its connection is given up. Default = 60 s.
-    pub(super) fn socket_timeout(&self) -> Duration {
-        self.milliseconds("socket.timeout.ms")
-            .unwrap_or(Duration::from_secs(60))
-    }
-
-    /// True where connections are neither encrypted nor authenticated.
-    pub(super) fn is_plain(&self) -> bool {
-        self.properties
-            .get("security.protocol")
-            .is_none_or(|protocol| protocol.eq_ignore_ascii_case("plaintext"))
     }
 
     /// The transaction timeout that the properties ask for.
@@ -111,67 +129,35 @@ impl KafkaSinkConfig {
         self.milliseconds("transaction.timeout.ms")
     }
 
+    fn number(&self, property: &str) -> Option<u32> {
+        self.properties.get(property).and_then(|text| text.parse().ok())
+    }
+
     fn milliseconds(&self, property: &str) -> Option<Duration> {
-        // A number that does not read is refused by librdkafka when the client is made.
-        self.properties
-            .get(property)
-            .and_then(|text| text.parse().ok())
-            .map(Duration::from_millis)
+        self.number(property).map(|number| Duration::from_millis(number.into()))
     }
 
-    /// Room for what waits in the producer: more than 16 MiB is no faster, but two of the largest messages must fit.
-    fn queue_kib(&self) -> u64 {
-        let largest = self.properties.get("message.max.bytes");
-        let largest: Option<u64> = largest.and_then(|bytes| bytes.parse().ok());
-        (largest.unwrap_or(0) / 512).max(16 << 10)
+    /// Bytes of records in one batch before it is compressed, unless a single record is longer.
+    pub(super) fn batch_bytes_max(&self) -> usize {
+        self.number("batch.size")
+            .map_or(BATCH_BYTES_MAX, |bytes| bytes as usize)
     }
 
-    /// The transactional producer's settings.
-    pub(super) fn producer(&self, transactional_id: &str, transaction_timeout: Duration) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("linger.ms", "5")
-            .set("batch.size", "1000000")
-            .set("batch.num.messages", "100000")
-            // Two bounds of what waits in the producer, whichever is met first.
-            .set("queue.buffering.max.messages", "500000")
-            .set("queue.buffering.max.kbytes", self.queue_kib().to_string());
-        self.connect(&mut config);
-        config
-            .set("transactional.id", transactional_id)
-            .set("transaction.timeout.ms", transaction_timeout.as_millis().to_string())
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("compression.codec", self.compression.name())
-            // A failed delivery also fails the transaction; one report per success would cost more than the send.
-            .set("delivery.report.only.error", "true");
-        config
-    }
-
-    /// The settings of clients that read offsets, metadata and the ledger.
-    pub(super) fn reader(&self, isolation: &str) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        self.connect(&mut config);
-        config
-            .set("isolation.level", isolation)
-            .set("allow.auto.create.topics", "false")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "error")
-            .set("check.crcs", "true")
-            .set("fetch.queue.backoff.ms", "1")
-            .set("fetch.wait.max.ms", "100");
-        config
-    }
-
-    fn connect(&self, config: &mut ClientConfig) {
-        for (name, value) in &self.properties {
-            config.set(name, value);
+    /// A client of the sink's cluster that knows these topics.
+    pub(super) fn cluster<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Cluster {
+        let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
+        let mut config = KafkaConfig::new(&self.brokers, topics);
+        let timeout = self.milliseconds("socket.timeout.ms");
+        config.request_timeout = timeout
+            .or_else(|| self.milliseconds("request.timeout.ms"))
+            .unwrap_or(REQUEST_TIMEOUT);
+        if let Some(timeout) = self.milliseconds("socket.connection.setup.timeout.ms") {
+            config.connect_timeout = timeout;
         }
-        // Dropped connections are told by log lines at this level (X24), whatever level the program logs at.
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set_log_level(RDKafkaLogLevel::Info);
+        if let Some(name) = self.properties.get("client.id") {
+            config.client_id.clone_from(name);
+        }
+        Cluster::new(Arc::new(config))
     }
 }
 
@@ -202,6 +188,22 @@ mod tests {
         let error = config.check_properties("out").unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
         assert!(error.chain().contains("sink out: property `acks`"), "{}", error.chain());
+    }
+
+    #[test]
+    fn properties_without_a_meaning_or_with_a_wrong_value_are_refused() {
+        assert_eq!(refused_property("transaction.timeout.ms", "2000"), None);
+        assert_eq!(refused_property("security.protocol", "plaintext"), None);
+        for (name, value, why) in [
+            ("linger.ms", "5", "has no meaning here; known are client.id"),
+            ("batch.size", "-1", "\"-1\" is no number of bytes"),
+            ("security.protocol", "SSL", "SSL is not in this version"),
+            ("sasl.password", "hunter2", "not in this version"),
+        ] {
+            let refused = refused_property(name, value).expect(name);
+            assert!(refused.contains(why), "{refused}");
+            assert!(!refused.contains("hunter2"));
+        }
     }
 
     #[test]

@@ -1,26 +1,26 @@
 //! The topic that holds an application's ledger, and reading it back (X23).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use arrow::array::Array;
+use futures::StreamExt;
 use tidemill_core::ledger::LedgerRecord;
-use tidemill_core::plan::Epoch;
+use tidemill_core::plan::{Epoch, RangePlan};
 use tidemill_engine::error::{Error, Kind, Result};
-use tokio::runtime::Handle;
+use tidemill_engine::source::{PartitionEnds, RawColumns, RawRows, Source};
+use tokio::time::sleep;
 
 use super::config::KafkaSinkConfig;
-use super::observer::Observer;
-use crate::client_error::client_error;
+use crate::source::KafkaSource;
+use crate::wire::admin::{Resource, create_topic, setting};
+use crate::wire::cluster::Cluster;
+use crate::wire::fault::{Answer, Fault, check};
 
-/// How long one request for metadata or offsets may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// How long a topic that was made may take to appear.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an open transaction in the ledger is left alone before it is looked at again.
+const STABLE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a wait is named in the log.
 const NAME_WAIT_EVERY: Duration = Duration::from_secs(10);
 /// How many of the ledger's last offsets are read first; the whole ledger only where they don't hold the sink's record.
@@ -43,16 +43,15 @@ pub(super) struct LedgerRead {
 }
 
 /// How far a ledger is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
     /// To what is settled now: what an open transaction holds back is not waited for.
     Settled,
-    /// To the high watermark of now: everything that was ever sent before is decided then. Waits as long as it takes,
-    /// or until this is set.
-    HighWatermark(Arc<AtomicBool>),
+    /// To the high watermark of now: everything that was ever sent before is decided then. Waits as long as it takes.
+    HighWatermark,
 }
 
-/// Reads and makes the ledger topic of one application. All of it blocks.
+/// Reads and makes the ledger topic of one application.
 #[derive(Debug)]
 pub(super) struct Ledger<'a> {
     pub(super) sink: &'a str,
@@ -61,50 +60,65 @@ pub(super) struct Ledger<'a> {
 }
 
 impl Ledger<'_> {
+    fn named(&self, what: &str, error: Error) -> Error {
+        let text = format!("sink {}: {what} {}", self.sink, self.topic);
+        Error::with_source(error.kind(), text, error)
+    }
+
     /// The sink's newest record; nothing where the topic is missing.
-    pub(super) fn read(&self, until: &Until) -> Result<LedgerRead> {
-        let committed = watcher(self.config, self.sink, "read_committed")?;
-        let Some(partitions) = partition_count(&committed, self.sink, self.config, self.topic)? else {
+    pub(super) async fn read(&self, until: Until) -> Result<LedgerRead> {
+        let cluster = self.config.cluster([self.topic]);
+        let Some(partitions) = partition_count(&cluster, self.topic)
+            .await
+            .map_err(|error| self.named("looking for its ledger topic", error))?
+        else {
             return Ok(LedgerRead::default());
         };
         self.check_partitions(partitions)?;
-        let (low, stable) = self.watermarks(&committed)?;
-        let high = match until {
-            Until::Settled => stable,
-            Until::HighWatermark(stop) => {
-                let high = self
-                    .watermarks(&watcher(self.config, self.sink, "read_uncommitted")?)?
-                    .1;
-                self.wait_until_stable(&committed, high, stop)?;
-                high
-            }
-        };
+        self.read_back(KafkaSource::over(cluster), until)
+            .await
+            .map_err(|error| self.named("reading its ledger topic", error))
+    }
+
+    async fn read_back(&self, source: KafkaSource, until: Until) -> Result<LedgerRead> {
+        let mut ends = self.ends(&source).await?;
+        if until == Until::HighWatermark {
+            let high = self.high_watermark(&source).await?;
+            self.wait_until_stable(&source, high).await?;
+            ends.end = high;
+        }
+        let (low, high) = (ends.earliest, ends.end);
         if low >= high {
             return Ok(LedgerRead::default());
         }
-        let consumer = self.consumer()?;
         let tail = low.max(high - TAIL_OFFSETS);
-        let read = self.scan(&consumer, tail, high)?;
+        let read = self.scan(&source, &ends, tail).await?;
         if read.record.is_some() || tail == low {
             return Ok(read);
         }
-        self.scan(&consumer, low, high)
+        self.scan(&source, &ends, low).await
+    }
+
+    async fn ends(&self, source: &KafkaSource) -> Result<PartitionEnds> {
+        let ends = source.ends(true).await?;
+        let gone = || Error::new(Kind::Unavailable, format!("{} is gone", self.topic));
+        ends.into_iter().next().ok_or_else(gone)
+    }
+
+    async fn high_watermark(&self, source: &KafkaSource) -> Result<i64> {
+        let marks = source.high_watermarks().await?;
+        let gone = || Error::new(Kind::Unavailable, format!("{} is gone", self.topic));
+        marks.first().map(|(_, high)| *high).ok_or_else(gone)
     }
 
     /// Waits until the last stable offset has reached `high`.
-    fn wait_until_stable(&self, committed: &BaseConsumer<Observer>, high: i64, stop: &AtomicBool) -> Result<()> {
+    async fn wait_until_stable(&self, source: &KafkaSource, high: i64) -> Result<()> {
         let started = Instant::now();
         let mut named = started;
         loop {
-            let stable = self.watermarks(committed)?.1;
+            let stable = self.ends(source).await?.end;
             if stable >= high {
                 return Ok(());
-            }
-            if stop.load(Ordering::Acquire) {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!("sink {}: reading the ledger was given up", self.sink),
-                ));
             }
             if named.elapsed() >= NAME_WAIT_EVERY {
                 named = Instant::now();
@@ -117,133 +131,95 @@ impl Ledger<'_> {
                     "waiting for an open transaction in the ledger to be settled"
                 );
             }
-            // Serves the client's events meanwhile; nothing is assigned yet.
-            if let Some(Err(error)) = committed.poll(Duration::from_millis(50)) {
-                tracing::debug!(sink = self.sink, %error, "while waiting for the ledger");
-            }
+            sleep(STABLE_PAUSE).await;
         }
     }
 
-    /// Reads committed records from `from` until the position is at or beyond `until`.
-    fn scan(&self, committed: &BaseConsumer<Observer>, from: i64, until: i64) -> Result<LedgerRead> {
-        let mut read = LedgerRead::default();
-        let what = || {
-            format!(
-                "sink {}: reading its ledger {}/0 from offset {from}",
-                self.sink, self.topic
-            )
+    /// Reads committed records from `from` to the end.
+    async fn scan(&self, source: &KafkaSource, ends: &PartitionEnds, from: i64) -> Result<LedgerRead> {
+        let range = RangePlan {
+            source: self.sink.to_owned(),
+            partition: ends.partition.clone(),
+            topic_id: ends.topic_id.clone(),
+            from,
+            until: ends.end,
+            leader_epoch: ends.leader_epoch,
         };
-        let mut assignment = TopicPartitionList::new();
-        assignment
-            .add_partition_offset(self.topic, 0, Offset::Offset(from))
-            .and_then(|()| committed.assign(&assignment))
-            .map_err(|error| client_error(what(), error))?;
-        let mut heard = Instant::now();
-        loop {
-            match committed.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    if let Some(value) = message.payload() {
-                        self.take(&mut read, message.key(), value, message.offset())?;
-                    }
-                    if message.offset() + 1 >= until {
-                        break;
-                    }
-                }
-                // The position has reached the last stable offset, which lies at or beyond `until`: markers and aborted
-                // records at the end give no message.
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) if is_passing(&error) && heard.elapsed() < REQUEST_TIMEOUT => {}
-                Some(Err(error)) => return Err(client_error(what(), error)),
-                None if heard.elapsed() < REQUEST_TIMEOUT => {}
-                None => {
-                    let why = committed
-                        .context()
-                        .complaint()
-                        .unwrap_or_else(|| "no answer".to_owned());
-                    return Err(Error::new(Kind::Unavailable, format!("{}: {why}", what())));
-                }
-            }
+        let columns = RawColumns {
+            key: true,
+            value: true,
+            ..RawColumns::default()
+        };
+        let mut stream = source.scan(vec![range], columns).stream(0);
+        let mut read = LedgerRead::default();
+        while let Some(rows) = stream.next().await {
+            self.take(&mut read, &rows?)?;
         }
-        committed.unassign().map_err(|error| client_error(what(), error))?;
         Ok(read)
     }
 
-    fn take(&self, read: &mut LedgerRead, key: Option<&[u8]>, value: &[u8], offset: i64) -> Result<()> {
-        let record: LedgerRecord = serde_json::from_slice(value).map_err(|error| {
-            Error::with_source(
-                Kind::Data,
-                format!(
-                    "sink {}: {}/0 offset {offset} holds no ledger record",
-                    self.sink, self.topic
-                ),
-                error,
-            )
-        })?;
-        read.epoch = read.epoch.max(record.epoch);
-        read.app_uuid = Some(record.app_uuid.clone());
-        if key == Some(self.sink.as_bytes()) {
-            read.record = Some(record);
+    fn take(&self, read: &mut LedgerRead, rows: &RawRows) -> Result<()> {
+        let (Some(keys), Some(values)) = (&rows.keys, &rows.values) else {
+            return Err(Error::new(
+                Kind::Bug,
+                "a scan left out keys or values that were asked for",
+            ));
+        };
+        for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
+            let record: LedgerRecord = serde_json::from_slice(values.value(row)).map_err(|error| {
+                let text = format!(
+                    "{}/0 offset {} holds no ledger record",
+                    self.topic,
+                    rows.offsets.value(row)
+                );
+                Error::with_source(Kind::Data, text, error)
+            })?;
+            read.epoch = read.epoch.max(record.epoch);
+            read.app_uuid = Some(record.app_uuid.clone());
+            if keys.is_valid(row) && keys.value(row) == self.sink.as_bytes() {
+                read.record = Some(record);
+            }
         }
         Ok(())
     }
 
     /// Makes the topic where it is missing, then checks that it has one partition and is compacted.
-    pub(super) fn ensure(&self, admin: &AdminClient<DefaultClientContext>, runtime: &Handle) -> Result<()> {
-        let watcher = watcher(self.config, self.sink, "read_committed")?;
-        let partitions = match partition_count(&watcher, self.sink, self.config, self.topic)? {
-            Some(partitions) => partitions,
-            None => {
-                self.create(admin, runtime)?;
-                self.wait_until_there(&watcher)?;
+    pub(super) async fn ensure(&self) -> Result<()> {
+        let cluster = self.config.cluster([self.topic]);
+        let partitions = match partition_count(&cluster, self.topic).await {
+            Ok(Some(partitions)) => partitions,
+            Ok(None) => {
+                self.create(&cluster)
+                    .await
+                    .map_err(|error| self.named("making its ledger topic", error))?;
                 1
             }
+            Err(error) => return Err(self.named("looking for its ledger topic", error)),
         };
         self.check_partitions(partitions)?;
-        self.check_compacted(admin, runtime)
+        self.check_compacted(&cluster).await
     }
 
-    fn create(&self, admin: &AdminClient<DefaultClientContext>, runtime: &Handle) -> Result<()> {
-        let what = || format!("sink {}: making its ledger topic {}", self.sink, self.topic);
-        // Small segments let compaction reach all but the newest records; -1 takes the broker's replication.
-        let topic = NewTopic::new(self.topic, 1, TopicReplication::Fixed(-1))
-            .set("cleanup.policy", "compact")
-            .set("segment.bytes", "16777216");
-        let options = AdminOptions::new()
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .operation_timeout(Some(REQUEST_TIMEOUT));
-        let results = runtime
-            .block_on(admin.create_topics([&topic], &options))
-            .map_err(|error| client_error(what(), error))?;
-        match results.into_iter().next() {
-            Some(Ok(_)) | Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-            Some(Err((_, code))) => return Err(client_error(what(), KafkaError::Global(code))),
-            None => return Err(Error::new(Kind::Unavailable, format!("{}: no answer", what()))),
-        }
+    async fn create(&self, cluster: &Cluster) -> Result<()> {
+        // Small segments let compaction reach all but the newest records.
+        let settings = [("cleanup.policy", "compact"), ("segment.bytes", "16777216")];
+        let make = || create_topic(cluster, self.topic, &settings);
+        cluster.until_answered("it", make).await?;
+        // The answer may come before every broker knows the topic.
+        let appeared = || async {
+            match leaderless(cluster, self.topic).await? {
+                false => Ok(()),
+                true => Err(Fault::Passing("it has not appeared".to_owned())),
+            }
+        };
+        cluster
+            .until_answered_within(APPEAR_TIMEOUT, "finding it after it was made", appeared)
+            .await?;
         tracing::info!(sink = self.sink, topic = self.topic, "made the ledger topic");
         Ok(())
     }
 
-    /// The answer to the making may come before every broker knows the topic.
-    fn wait_until_there(&self, watcher: &BaseConsumer<Observer>) -> Result<()> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
-        while partition_count(watcher, self.sink, self.config, self.topic)?.is_none()
-            || self.watermarks(watcher).is_err()
-        {
-            if Instant::now() >= deadline {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!(
-                        "sink {}: ledger topic {} was made and has not appeared",
-                        self.sink, self.topic
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_partitions(&self, partitions: i32) -> Result<()> {
+    fn check_partitions(&self, partitions: usize) -> Result<()> {
         if partitions == 1 {
             return Ok(());
         }
@@ -257,8 +233,9 @@ impl Ledger<'_> {
         ))
     }
 
-    fn check_compacted(&self, admin: &AdminClient<DefaultClientContext>, runtime: &Handle) -> Result<()> {
-        let policy = match describe(admin, runtime, ResourceSpecifier::Topic(self.topic), "cleanup.policy") {
+    async fn check_compacted(&self, cluster: &Cluster) -> Result<()> {
+        let ask = || setting(cluster, Resource::Topic(self.topic), "cleanup.policy");
+        let policy = match cluster.until_answered("looking at its settings", ask).await {
             Ok(policy) => policy,
             Err(error) => {
                 tracing::warn!(
@@ -284,111 +261,30 @@ impl Ledger<'_> {
             )),
         }
     }
-
-    /// A consumer of committed records that is assigned by hand and commits nothing.
-    fn consumer(&self) -> Result<BaseConsumer<Observer>> {
-        let mut settings = self.config.reader("read_committed");
-        // librdkafka consumes only with a group; this one is never joined.
-        settings.set("group.id", "tidemill-ledger-reader");
-        connect(&settings, self.config, self.sink)
-    }
-
-    /// First and end offset of the ledger's partition, as the consumer's isolation sees them.
-    fn watermarks(&self, consumer: &BaseConsumer<Observer>) -> Result<(i64, i64)> {
-        consumer
-            .fetch_watermarks(self.topic, 0, REQUEST_TIMEOUT)
-            .map_err(|error| {
-                client_error(
-                    format!("sink {}: reading the end of {}/0", self.sink, self.topic),
-                    error,
-                )
-            })
-    }
-}
-
-/// A client that asks for metadata and offsets as this isolation level sees them, and can't consume.
-pub(super) fn watcher(config: &KafkaSinkConfig, sink: &str, isolation: &str) -> Result<BaseConsumer<Observer>> {
-    connect(&config.reader(isolation), config, sink)
-}
-
-fn connect(settings: &ClientConfig, config: &KafkaSinkConfig, sink: &str) -> Result<BaseConsumer<Observer>> {
-    settings
-        .create_with_context(Observer::new(sink))
-        .map_err(|error| client_error(format!("sink {sink}: connecting to {}", config.brokers), error))
 }
 
 /// The number of partitions of `topic`, nothing where it does not exist.
-pub(super) fn partition_count(
-    watcher: &BaseConsumer<Observer>,
-    sink: &str,
-    config: &KafkaSinkConfig,
-    topic: &str,
-) -> Result<Option<i32>> {
-    let what = || format!("sink {sink}: asking {} for topic {topic}", config.brokers);
-    let metadata = watcher.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
-        let error = client_error(what(), error);
-        // A client's events are only told when it is served.
-        for _ in 0..8 {
-            let _event = watcher.poll(Duration::ZERO);
+///
+/// # Errors
+/// `Unavailable` where no broker answers, `Refused` where it must not be seen.
+pub(super) async fn partition_count(cluster: &Cluster, topic: &str) -> Result<Option<usize>> {
+    let ask = || async {
+        let metadata = cluster.metadata(Duration::ZERO).await?;
+        match metadata.topics.get(topic) {
+            None => Ok(None),
+            Some(described) if described.code == UNKNOWN_TOPIC_OR_PARTITION => Ok(None),
+            Some(described) => {
+                check(described.code, || format!("topic {topic}"))?;
+                Ok(Some(described.partitions.len()))
+            }
         }
-        match watcher.context().complaint() {
-            Some(complaint) => Error::new(error.kind(), format!("{}: {complaint}", error.chain())),
-            None => error,
-        }
-    })?;
-    let Some(described) = metadata.topics().iter().find(|described| described.name() == topic) else {
-        return Ok(None);
     };
-    match described.error().map(RDKafkaErrorCode::from) {
-        None => Ok(Some(i32::try_from(described.partitions().len()).unwrap_or(i32::MAX))),
-        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
-        Some(code) => Err(client_error(what(), KafkaError::MetadataFetch(code))),
-    }
+    cluster.until_answered("asking for its partitions", ask).await
 }
 
-/// An admin client.
-pub(super) fn admin_client(config: &KafkaSinkConfig, sink: &str) -> Result<AdminClient<DefaultClientContext>> {
-    config
-        .reader("read_committed")
-        .create()
-        .map_err(|error| client_error(format!("sink {sink}: connecting to {}", config.brokers), error))
-}
-
-/// The value of one setting of a topic or broker, nothing where the broker does not know it.
-pub(super) fn describe(
-    admin: &AdminClient<DefaultClientContext>,
-    runtime: &Handle,
-    resource: ResourceSpecifier<'_>,
-    setting: &str,
-) -> Result<Option<String>> {
-    let what = || format!("asking for {setting}");
-    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-    let described = runtime
-        .block_on(admin.describe_configs([&resource], &options))
-        .map_err(|error| client_error(what(), error))?;
-    match described.into_iter().next() {
-        Some(Ok(resource)) => Ok(resource.get(setting).and_then(|entry| entry.value.clone())),
-        Some(Err(code)) => Err(client_error(what(), KafkaError::Global(code))),
-        None => Ok(None),
-    }
-}
-
-/// True for what librdkafka mends by itself.
-fn is_passing(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::RequestTimedOut
-                | RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::Resolve
-                // The group is a formality of the client; nobody needs rights on it.
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-        )
-    )
+async fn leaderless(cluster: &Cluster, topic: &str) -> Answer<bool> {
+    let metadata = cluster.metadata(Duration::ZERO).await?;
+    let leaders = metadata.topics.get(topic).map(|topic| &topic.partitions);
+    let led = |node: i32| metadata.brokers.contains_key(&node);
+    Ok(leaders.is_none_or(|leaders| leaders.is_empty() || !leaders.values().all(|leader| led(leader.node))))
 }

@@ -4,23 +4,24 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
-use rdkafka::message::{Header, OwnedHeaders};
 use tidemill_engine::error::{Error, Kind, Result};
 
 use super::config::{KafkaSinkConfig, ValueFormat};
 use super::json::{Cells, Objects};
+use crate::fetch::varint::put_varint;
 use crate::murmur2;
 
 /// The column that holds the value under [`ValueFormat::Raw`].
 const VALUE_COLUMN: &str = "value";
 
-/// Some encoded records, in order.
+/// How a record without headers ends: their number.
+const NO_HEADERS: &[u8] = &[0];
+
+/// Some encoded records, in order: of each its key, value and headers one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
-    /// One per entry, or none at all.
-    headers: Vec<OwnedHeaders>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,7 @@ struct Entry {
     partition: i32,
     key_len: Option<u32>,
     value_len: Option<u32>,
+    headers_len: Option<u32>,
 }
 
 /// One record of [`Messages`].
@@ -36,16 +38,45 @@ pub(super) struct Message<'a> {
     pub(super) partition: i32,
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
+    /// As a record ends with them: their number, and the headers.
+    pub(super) headers: &'a [u8],
+}
+
+impl Message<'_> {
+    /// Bytes of key, value and headers.
+    pub(super) fn size(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
+    }
 }
 
 impl Messages {
-    /// Bytes of keys and values.
+    /// Appends a record without headers.
+    pub(super) fn push(&mut self, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let length = |part: Option<&[u8]>| part.and_then(|part| u32::try_from(part.len()).ok());
+        self.entries.push(Entry {
+            partition,
+            key_len: length(key),
+            value_len: length(value),
+            headers_len: None,
+        });
+        for part in [key, value] {
+            self.bytes.extend_from_slice(part.unwrap_or_default());
+        }
+    }
+
+    /// Bytes of keys, values and headers.
     pub(super) fn size(&self) -> usize {
         self.bytes.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Forgets the records; their room is kept.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
     }
 
     /// The records.
@@ -64,18 +95,9 @@ impl Messages {
                 partition: entry.partition,
                 key,
                 value,
+                headers: take(entry.headers_len).unwrap_or(NO_HEADERS),
             }
         })
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// The headers of each record; none at all where the sink has none.
-    pub(super) fn take_headers(&mut self) -> Vec<OwnedHeaders> {
-        std::mem::take(&mut self.headers)
     }
 }
 
@@ -216,6 +238,10 @@ impl MessageEncoder {
             let key_end = messages.bytes.len();
             let has_value = value.write(row, &mut messages.bytes);
             let value_end = messages.bytes.len();
+            if let Some(headers) = headers {
+                put_headers(headers, row, &mut messages.bytes);
+            }
+            let headers_end = messages.bytes.len();
             let entry = Entry {
                 partition: if has_key {
                     murmur2::partition_of(&messages.bytes[start..key_end], partitions)
@@ -224,11 +250,9 @@ impl MessageEncoder {
                 },
                 key_len: has_key.then(|| self.length(key_end - start)).transpose()?,
                 value_len: has_value.then(|| self.length(value_end - key_end)).transpose()?,
+                headers_len: headers.map(|_| self.length(headers_end - value_end)).transpose()?,
             };
             messages.entries.push(entry);
-            if let Some(headers) = headers {
-                messages.headers.push(headers_of(headers, row));
-            }
             row += 1;
         }
         Ok(row)
@@ -356,19 +380,23 @@ fn bytes_at(array: &ArrayRef, row: usize) -> Option<&[u8]> {
     })
 }
 
-fn headers_of(lists: &ListArray, row: usize) -> OwnedHeaders {
+/// Appends the number of headers and each of them.
+fn put_headers(lists: &ListArray, row: usize, out: &mut Vec<u8>) {
     if lists.is_null(row) {
-        return OwnedHeaders::new();
+        out.extend_from_slice(NO_HEADERS);
+        return;
     }
     let entries = lists.value(row);
     let entries = entries.as_struct();
-    (0..entries.len()).fold(OwnedHeaders::new_with_capacity(entries.len()), |headers, entry| {
+    put_varint(out, entries.len() as i64);
+    for entry in 0..entries.len() {
         let key = bytes_at(entries.column(0), entry).unwrap_or_default();
-        headers.insert(Header {
-            key: std::str::from_utf8(key).expect("a text column holds text"),
-            value: bytes_at(entries.column(1), entry),
-        })
-    })
+        let value = bytes_at(entries.column(1), entry);
+        put_varint(out, key.len() as i64);
+        out.extend_from_slice(key);
+        put_varint(out, value.map_or(-1, |value| value.len() as i64));
+        out.extend_from_slice(value.unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -376,7 +404,6 @@ mod tests {
     use arrow::array::{Float64Array, Int64Array, StringViewArray, StructArray};
     use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::Field;
-    use rdkafka::message::Headers;
     use tidemill_engine::source::header_field;
 
     use super::*;
@@ -412,6 +439,7 @@ mod tests {
                 partition: (-973_932_308_i32 & 0x7fff_ffff) % 7,
                 key: Some(b"21"),
                 value: Some(br#"{"id":21,"name":"a"}"#),
+                headers: NO_HEADERS,
             }
         );
         assert_eq!(
@@ -419,7 +447,8 @@ mod tests {
             Message {
                 partition: 5,
                 key: None,
-                value: Some(br#"{"id":null,"name":"b"}"#)
+                value: Some(br#"{"id":null,"name":"b"}"#),
+                headers: NO_HEADERS,
             }
         );
     }
@@ -430,7 +459,7 @@ mod tests {
         let mut messages = Messages::default();
         assert_eq!(encoder.encode(&rows(), 0, 0, 1, 1, &mut messages).unwrap(), 1);
         assert_eq!(encoder.encode(&rows(), 1, 0, 1, 1 << 20, &mut messages).unwrap(), 2);
-        assert_eq!((messages.len(), messages.iter().count()), (2, 2));
+        assert_eq!(messages.iter().count(), 2);
     }
 
     #[test]
@@ -483,13 +512,10 @@ mod tests {
             .unwrap()
             .encode(&rows, 0, 0, 1, 1 << 20, &mut messages)
             .unwrap();
-        let headers = messages.take_headers().remove(0);
-        assert_eq!(messages.iter().next().unwrap().value, Some(br#"{"n":1}"#.as_slice()));
-        let read: Vec<_> = headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-            .collect();
-        assert_eq!(read, [("a".to_owned(), Some(b"1".to_vec())), ("a".to_owned(), None)]);
+        let message = messages.iter().next().unwrap();
+        assert_eq!(message.value, Some(br#"{"n":1}"#.as_slice()));
+        // Two headers: a = 1, a without a value. Lengths are zigzag numbers.
+        assert_eq!(message.headers, [4, 2, b'a', 2, b'1', 2, b'a', 1]);
     }
 
     #[test]

@@ -9,44 +9,35 @@
 //! for twice, no producer is used again after a doubt (X24). A batch that is given up is not aborted: the next producer
 //! settles it.
 //!
-//! Rows are encoded in the slice's own task; whole buffers go through one bounded queue to the producer's thread.
+//! Rows are encoded, packed and compressed in the slice's own task; whole batches go through one bounded queue to the
+//! producer's task.
 
 mod config;
 mod json;
 mod ledger_topic;
 mod messages;
-mod observer;
-mod output;
+mod pack;
+mod producer;
 mod rights;
-mod transaction;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-pub use config::{KafkaSinkConfig, ValueFormat};
-use rdkafka::admin::{AdminClient, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::Consumer;
+pub use config::{KafkaSinkConfig, PROPERTIES, ValueFormat, refused_property};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput, SinkState};
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
-use crate::client_error::client_error;
+use crate::wire::admin::{Resource, setting};
 use config::TRANSACTION_TIMEOUT_MAX;
-use ledger_topic::{Ledger, LedgerRead, Until, admin_client, describe, ledger_topic, partition_count, watcher};
+use ledger_topic::{Ledger, LedgerRead, Until, ledger_topic, partition_count};
 use messages::MessageEncoder;
+use producer::{Target, Transactions};
 use rights::Rights;
-use transaction::{Target, Transactions};
 use writer::{BatchEnd, lanes};
-
-/// What producers use by default; tried where the broker's maximum can't be read and 15 minutes are above it.
-const TRANSACTION_TIMEOUT_COMMON: Duration = Duration::from_secs(60);
 
 /// A Kafka topic as a sink, exactly once for readers with `isolation.level=read_committed`.
 #[derive(Debug)]
@@ -60,10 +51,8 @@ pub struct KafkaSink {
     producer: Option<Transactions>,
     /// The longest transaction that the broker allows, where it says; asked for at each fence.
     broker_timeout: Option<Duration>,
-    /// The newest ledger record that this instance has read or written.
+    /// The newest ledger record when the ledger was last read, and the birth where it was written since.
     newest: Option<LedgerRecord>,
-    /// Where the record of the batch begun last arrives once it is visible.
-    committing: Option<oneshot::Receiver<LedgerRecord>>,
     /// What the last look at rights had to say.
     said: Vec<String>,
     /// Batches begun, to tell the rows of one from those of another.
@@ -89,23 +78,9 @@ impl KafkaSink {
             producer: None,
             broker_timeout: None,
             newest: None,
-            committing: None,
             said: Vec::new(),
             begun: 0,
         }
-    }
-
-    /// Runs something that blocks, away from the runtime's own threads.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&str, &KafkaSinkConfig, &Handle) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let (name, config, runtime) = (self.name.clone(), Arc::clone(&self.config), Handle::current());
-        tokio::task::spawn_blocking(move || work(&name, &config, &runtime))
-            .await
-            .map_err(|error| {
-                Error::with_source(Kind::Bug, format!("sink {}: a client call panicked", self.name), error)
-            })?
     }
 
     /// The same for ever (X22).
@@ -114,24 +89,17 @@ impl KafkaSink {
     }
 
     async fn read_ledger(&self, app: &str, until: Until) -> Result<LedgerRead> {
-        let topic = ledger_topic(app);
-        self.blocking(move |sink, config, _runtime| {
-            Ledger {
-                sink,
-                topic: &topic,
-                config,
-            }
-            .read(&until)
-        })
-        .await
+        let ledger = Ledger {
+            sink: &self.name,
+            topic: &ledger_topic(app),
+            config: &self.config,
+        };
+        ledger.read(until).await
     }
 
     /// Reads the ledger to its high watermark and refuses what is not ours (X7, X8, X23).
     async fn settled_ledger(&self, claim: &Claim) -> Result<Option<LedgerRecord>> {
-        let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-        let read = self
-            .read_ledger(&claim.app, Until::HighWatermark(Arc::clone(&stop.0)))
-            .await?;
+        let read = self.read_ledger(&claim.app, Until::HighWatermark).await?;
         self.refuse_foreign(claim, &read)?;
         Ok(read.record)
     }
@@ -178,57 +146,74 @@ impl KafkaSink {
             ledger_topic: ledger_topic(&claim.app),
             transactional_id: self.transactional_id(),
         };
-        let broker_max = self.broker_timeout;
-        let producer = self
-            .blocking(move |_sink, config, _runtime| start(config, target, broker_max))
-            .await?;
-        self.producer = Some(producer);
+        let timeout = transaction_timeout(&self.config, self.broker_timeout);
+        self.producer = Some(Transactions::start(&self.config, target, timeout).await?);
         Ok(())
     }
 
-    /// A producer fit for another transaction. One that was given up after a success is replaced; the ledger must then
-    /// say what this instance knows.
-    async fn producer(&mut self) -> Result<Transactions> {
-        let Some(claim) = self.claim.clone() else {
-            return Err(Error::new(
-                Kind::Bug,
-                format!("sink {}: used before it was fenced", self.name),
-            ));
-        };
-        if let Some(record) = self
-            .committing
-            .take()
-            .and_then(|mut committed| committed.try_recv().ok())
-        {
-            self.newest = Some(record);
-        }
-        if let Some(producer) = self.producer.as_ref().filter(|producer| !producer.is_spent()) {
-            return Ok(producer.clone());
-        }
-        self.connect(&claim).await?;
-        let found = self.settled_ledger(&claim).await?;
-        let batch = |record: &Option<LedgerRecord>| {
-            record
-                .as_ref()
-                .map(|record| (record.batch_id, record.plan_hash.clone()))
-        };
-        if batch(&found) != batch(&self.newest) {
-            self.give_up();
-            return Err(Error::new(
+    /// A producer fit for another transaction.
+    fn producer(&self) -> Result<Transactions> {
+        match &self.producer {
+            Some(producer) if !producer.is_spent() => Ok(producer.clone()),
+            Some(_) => Err(Error::new(
                 Kind::Unavailable,
                 format!(
-                    "sink {}: its ledger stands at batch {}, not where this instance left it ({}); fence it and read it again",
-                    self.name,
-                    found.map_or_else(|| "none".to_owned(), |record| record.batch_id.to_string()),
-                    self.newest
-                        .as_ref()
-                        .map_or_else(|| "none".to_owned(), |record| record.batch_id.to_string()),
+                    "sink {}: its producer was given up; it is to be fenced and its ledger read again",
+                    self.name
                 ),
-            ));
+            )),
+            None => Err(Error::new(
+                Kind::Bug,
+                format!("sink {}: used before it was fenced", self.name),
+            )),
         }
-        self.producer
-            .clone()
-            .ok_or_else(|| Error::new(Kind::Bug, format!("sink {}: connected without a producer", self.name)))
+    }
+
+    /// The output topic's partitions; the topic is never made here.
+    async fn output_partitions(&self) -> Result<i32> {
+        let (sink, topic, brokers) = (&self.name, &self.config.topic, &self.config.brokers);
+        let cluster = self.config.cluster([topic.as_str()]);
+        let partitions = partition_count(&cluster, topic).await.map_err(|error| {
+            let text = format!("sink {sink}: asking {brokers} for topic {topic}");
+            Error::with_source(error.kind(), text, error)
+        })?;
+        match partitions.filter(|partitions| *partitions > 0) {
+            Some(partitions) => Ok(i32::try_from(partitions).unwrap_or(i32::MAX)),
+            None => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "sink {sink}: topic {topic} does not exist at {brokers}; make it: \
+                     kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 8"
+                ),
+            )),
+        }
+    }
+
+    /// How long transactions may take and how they end, for a person.
+    async fn limits(&self) -> Result<String> {
+        let broker_max = self.broker_transaction_timeout().await?;
+        let broker = broker_max.map_or("unknown".to_owned(), |max| format!("{} s", max.as_secs()));
+        Ok(format!(
+            "a batch may take {} s (the broker's transaction.max.timeout.ms: {broker}); a producer in doubt is replaced, \
+             which fences what it left under way",
+            transaction_timeout(&self.config, broker_max).as_secs(),
+        ))
+    }
+
+    /// The longest transaction that a broker allows, where it says.
+    async fn broker_transaction_timeout(&self) -> Result<Option<Duration>> {
+        let cluster = self.config.cluster([self.config.topic.as_str()]);
+        let ask = || async {
+            let metadata = cluster.metadata(cluster.config().metadata_age_max).await?;
+            match metadata.brokers.keys().next() {
+                Some(node) => setting(&cluster, Resource::Broker(*node), "transaction.max.timeout.ms").await,
+                None => Ok(None),
+            }
+        };
+        let text = cluster
+            .until_answered("reading its transaction.max.timeout.ms", ask)
+            .await?;
+        Ok(text.and_then(|text| text.parse().ok()).map(Duration::from_millis))
     }
 
     fn give_up(&mut self) {
@@ -266,7 +251,7 @@ impl Sink for KafkaSink {
         };
         let named = |error: Error| Error::with_source(error.kind(), format!("sink {}", self.name), error);
         self.said = rights.check().await.map_err(named)?;
-        let partitions = self.blocking(output_partitions).await?;
+        let partitions = self.output_partitions().await?;
         self.input = Some(Checked {
             encoder: Arc::new(encoder),
             partitions,
@@ -277,7 +262,7 @@ impl Sink for KafkaSink {
 
     async fn describe(&mut self) -> Result<Vec<String>> {
         let mut said = std::mem::take(&mut self.said);
-        said.push(self.blocking(limits).await?);
+        said.push(self.limits().await?);
         Ok(said)
     }
 
@@ -301,17 +286,26 @@ impl Sink for KafkaSink {
                 ),
             ));
         }
-        let topic = ledger_topic(&claim.app);
-        self.broker_timeout = self
-            .blocking(move |sink, config, runtime| prepare(sink, config, runtime, &topic))
-            .await?;
+        let ledger = Ledger {
+            sink: &self.name,
+            topic: &ledger_topic(&claim.app),
+            config: &self.config,
+        };
+        ledger.ensure().await?;
+        self.broker_timeout = self.broker_transaction_timeout().await.unwrap_or_else(|error| {
+            tracing::debug!(
+                sink = self.name,
+                "the broker's transaction.max.timeout.ms can't be read: {}",
+                error.chain()
+            );
+            None
+        });
         // Before the id is taken: a foreign application must not be fenced by mistake.
         let read = self.read_ledger(&claim.app, Until::Settled).await?;
         self.refuse_foreign(claim, &read)?;
         self.connect(claim).await?;
         self.claim = Some(claim.clone());
         self.newest = None;
-        self.committing = None;
         Ok(())
     }
 
@@ -339,7 +333,7 @@ impl Sink for KafkaSink {
                 ),
             ));
         }
-        let producer = self.producer().await?;
+        let producer = self.producer()?;
         self.begun += 1;
         let mut guard = GiveUp(Some(producer.clone()));
         producer.commit(self.begun, record.clone()).await?;
@@ -352,7 +346,7 @@ impl Sink for KafkaSink {
     }
 
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
-        let producer = self.producer().await?;
+        let producer = self.producer()?;
         let Some(checked) = &self.input else {
             return Err(Error::new(
                 Kind::Bug,
@@ -362,18 +356,15 @@ impl Sink for KafkaSink {
         self.begun += 1;
         tracing::debug!(sink = self.name, batch = plan.batch_id, attempt, slices, "begins");
         let lanes = lanes(plan, slices, checked.ordered);
-        let (batch, committed) = BatchEnd::begin(producer, self.begun, &checked.encoder, checked.partitions, lanes);
-        self.committing = Some(committed);
-        Ok(batch)
-    }
-}
-
-/// Makes a blocking read end soon after nobody waits for it any more.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        let (encoder, partitions) = (&checked.encoder, checked.partitions);
+        Ok(BatchEnd::begin(
+            producer,
+            self.begun,
+            encoder,
+            &self.config,
+            partitions,
+            lanes,
+        ))
     }
 }
 
@@ -389,109 +380,10 @@ impl Drop for GiveUp {
     }
 }
 
-/// The output topic's partitions; the topic is never made here.
-fn output_partitions(sink: &str, config: &KafkaSinkConfig, _runtime: &Handle) -> Result<i32> {
-    let topic = &config.topic;
-    let watcher = watcher(config, sink, "read_committed")?;
-    let Some(partitions) = partition_count(&watcher, sink, config, topic)?.filter(|partitions| *partitions > 0) else {
-        return Err(Error::new(
-            Kind::Refused,
-            format!(
-                "sink {sink}: topic {topic} does not exist at {brokers}; make it: \
-                 kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 8",
-                brokers = config.brokers
-            ),
-        ));
-    };
-    watcher
-        .fetch_watermarks(topic, 0, Duration::from_secs(30))
-        .map_err(|error| client_error(format!("sink {sink}: reading the end of {topic}/0"), error))?;
-    Ok(partitions)
-}
-
-/// Makes sure that the ledger topic is there and sound; returns the longest transaction that the broker allows.
-fn prepare(sink: &str, config: &KafkaSinkConfig, runtime: &Handle, topic: &str) -> Result<Option<Duration>> {
-    let admin = admin_client(config, sink)?;
-    Ledger { sink, topic, config }.ensure(&admin, runtime)?;
-    Ok(
-        broker_transaction_timeout(sink, config, &admin, runtime).unwrap_or_else(|error| {
-            tracing::debug!(
-                sink,
-                "the broker's transaction.max.timeout.ms can't be read: {}",
-                error.chain()
-            );
-            None
-        }),
-    )
-}
-
 /// The longest transaction timeout that broker and properties allow (X25).
 fn transaction_timeout(config: &KafkaSinkConfig, broker_max: Option<Duration>) -> Duration {
     let asked = config.transaction_timeout().unwrap_or(TRANSACTION_TIMEOUT_MAX);
     asked
         .min(TRANSACTION_TIMEOUT_MAX)
         .min(broker_max.unwrap_or(TRANSACTION_TIMEOUT_MAX))
-}
-
-/// How long transactions may take and how they end, for a person.
-fn limits(sink: &str, config: &KafkaSinkConfig, runtime: &Handle) -> Result<String> {
-    let admin = admin_client(config, sink)?;
-    let broker_max = broker_transaction_timeout(sink, config, &admin, runtime)?;
-    let broker = broker_max.map_or("unknown".to_owned(), |max| format!("{} s", max.as_secs()));
-    Ok(format!(
-        "a batch may take {} s (the broker's transaction.max.timeout.ms: {broker}); {} lacks the second part of KIP-890, so that \
-         a producer in doubt is replaced",
-        transaction_timeout(config, broker_max).as_secs(),
-        librdkafka_version(),
-    ))
-}
-
-fn librdkafka_version() -> String {
-    let (_number, text) = rdkafka::util::get_rdkafka_version();
-    format!("librdkafka {text}")
-}
-
-/// A producer for transactions as long as may be.
-fn start(config: &KafkaSinkConfig, target: Target, broker_max: Option<Duration>) -> Result<Transactions> {
-    let timeout = transaction_timeout(config, broker_max);
-    match Transactions::start(config, target.clone(), timeout) {
-        Err(error) if is_invalid_timeout(&error) && timeout > TRANSACTION_TIMEOUT_COMMON => {
-            tracing::info!(
-                sink = target.sink,
-                "the broker takes no transactions of {} s: asking for 60 s",
-                timeout.as_secs()
-            );
-            Transactions::start(config, target, TRANSACTION_TIMEOUT_COMMON)
-        }
-        outcome => outcome,
-    }
-}
-
-fn is_invalid_timeout(error: &Error) -> bool {
-    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<KafkaError>())
-        .is_some_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTransactionTimeout))
-}
-
-fn broker_transaction_timeout(
-    sink: &str,
-    config: &KafkaSinkConfig,
-    admin: &AdminClient<DefaultClientContext>,
-    runtime: &Handle,
-) -> Result<Option<Duration>> {
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(&config.topic), Duration::from_secs(30))
-        .map_err(|error| client_error(format!("sink {sink}: asking {} for its brokers", config.brokers), error))?;
-    let Some(broker) = metadata.brokers().first() else {
-        return Ok(None);
-    };
-    let setting = describe(
-        admin,
-        runtime,
-        ResourceSpecifier::Broker(broker.id()),
-        "transaction.max.timeout.ms",
-    )?;
-    Ok(setting.and_then(|text| text.parse().ok()).map(Duration::from_millis))
 }

@@ -1,11 +1,8 @@
 //! Looks whether the rights that a sink needs are there, as far as brokers tell without being asked to write.
 
-use std::sync::Arc;
-
 use tidemill_engine::error::{Error, Kind, Result};
 
 use super::config::KafkaSinkConfig;
-use crate::config::KafkaConfig;
 use crate::wire::allowed::{Operation, missing};
 use crate::wire::cluster::Cluster;
 use crate::wire::fault::{self, Answer, Fault};
@@ -29,13 +26,7 @@ impl Rights<'_> {
     /// # Errors
     /// `Refused`, naming the right and how to grant it; `Unavailable` where no broker answers.
     pub(super) async fn check(&self) -> Result<Vec<String>> {
-        if !self.config.is_plain() {
-            return Ok(vec![
-                "rights are not looked at over TLS or SASL in this version".to_owned(),
-            ]);
-        }
-        let topics = [self.config.topic.as_str(), self.ledger_topic];
-        let cluster = Cluster::new(Arc::new(KafkaConfig::new(&self.config.brokers, topics)));
+        let cluster = self.config.cluster([self.config.topic.as_str(), self.ledger_topic]);
         cluster.until_answered("looking at rights", || self.ask(&cluster)).await
     }
 

@@ -10,13 +10,16 @@ use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, RangePlan};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{BatchCommit, Committed, SinkBatch, SliceWriter};
+use tidemill_engine::time::{Clock, SystemClock};
 use tokio::sync::oneshot;
 
 use super::GiveUp;
+use super::config::KafkaSinkConfig;
 use super::messages::{MessageEncoder, Messages};
-use super::transaction::Transactions;
+use super::pack::Packer;
+use super::producer::Transactions;
 
-/// Encoded bytes at which a buffer goes to the producer.
+/// Encoded bytes at which records are packed and go to the producer.
 const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Where the rows of one slice go, and after whom.
@@ -69,18 +72,18 @@ pub(super) struct BatchEnd {
     producer: Transactions,
     give_up: GiveUp,
     batch: u64,
-    committed: oneshot::Sender<LedgerRecord>,
 }
 
 impl BatchEnd {
-    /// The writers and the end of batch number `batch` of `producer`, and where the record arrives once it is visible.
+    /// The writers and the end of batch number `batch` of `producer`.
     pub(super) fn begin(
         producer: Transactions,
         batch: u64,
         encoder: &Arc<MessageEncoder>,
+        config: &KafkaSinkConfig,
         partitions: i32,
         lanes: Vec<Lane>,
-    ) -> (SinkBatch, oneshot::Receiver<LedgerRecord>) {
+    ) -> SinkBatch {
         let writers = lanes
             .into_iter()
             .map(|lane| {
@@ -93,18 +96,17 @@ impl BatchEnd {
                     after: lane.after,
                     done: lane.done,
                     pending: Messages::default(),
+                    packer: Packer::new(&config.topic, config.compression, config.batch_bytes_max()),
                 }) as Box<dyn SliceWriter>
             })
             .collect();
-        let (committed, newest) = oneshot::channel();
         let give_up = GiveUp(Some(producer.clone()));
         let commit = Box::new(Self {
             producer,
             give_up,
             batch,
-            committed,
         });
-        (SinkBatch { writers, commit }, newest)
+        SinkBatch { writers, commit }
     }
 }
 
@@ -121,10 +123,8 @@ impl BatchCommit for BatchEnd {
                 ),
             ));
         }
-        let rows = self.producer.commit(self.batch, record.clone()).await?;
+        let rows = self.producer.commit(self.batch, record).await?;
         self.give_up.0 = None;
-        // Nobody listens where the sink was dropped meanwhile.
-        let _unheard = self.committed.send(LedgerRecord { rows, ..record });
         Ok(Committed {
             rows,
             files: Vec::new(),
@@ -143,6 +143,7 @@ struct KafkaSliceWriter {
     after: Option<oneshot::Receiver<()>>,
     done: Option<oneshot::Sender<()>>,
     pending: Messages,
+    packer: Packer,
 }
 
 impl KafkaSliceWriter {
@@ -162,7 +163,9 @@ impl KafkaSliceWriter {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.producer.send(self.batch, std::mem::take(&mut self.pending)).await
+        let packed = self.packer.pack(&self.pending, SystemClock::default().now_ms())?;
+        self.pending.clear();
+        self.producer.send(self.batch, packed).await
     }
 }
 

@@ -164,7 +164,22 @@ impl Cluster {
     where
         F: Future<Output = Answer<T>> + Send,
     {
-        let wait = self.config.connect_timeout;
+        self.until_answered_within(self.config.connect_timeout, what, ask).await
+    }
+
+    /// [`until_answered`](Self::until_answered) for what may take longer than to connect.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) async fn until_answered_within<T, F>(
+        &self,
+        wait: Duration,
+        what: &str,
+        ask: impl Fn() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Answer<T>> + Send,
+    {
         let deadline = Instant::now() + wait;
         let mut backoff = Backoff::default();
         loop {

@@ -32,12 +32,30 @@ impl Fault {
 /// # Errors
 /// For every code but 0.
 pub(crate) fn check(code: i16, what: impl FnOnce() -> String) -> Answer<()> {
+    refuse(code, what, "; grant DESCRIBE and READ on the topic")
+}
+
+/// [`check`] for what writes.
+///
+/// # Errors
+/// For every code but 0; `Fenced` where another producer has taken the transactional id.
+pub(crate) fn check_write(code: i16, what: impl FnOnce() -> String) -> Answer<()> {
+    match code.err() {
+        Some(ResponseError::InvalidProducerEpoch | ResponseError::ProducerFenced) => Err(Fault::Final(Error::new(
+            Kind::Fenced,
+            format!("{}: {}", what(), name(code)),
+        ))),
+        _ => refuse(code, what, "; grant DESCRIBE and WRITE on the topic"),
+    }
+}
+
+fn refuse(code: i16, what: impl FnOnce() -> String, of_topic: &str) -> Answer<()> {
     let Some(error) = code.err() else { return Ok(()) };
     if is_passing(&error) {
         return Err(Fault::Passing(format!("{}: {}", what(), name(code))));
     }
     let advice = match error {
-        ResponseError::TopicAuthorizationFailed => "; grant DESCRIBE and READ on the topic",
+        ResponseError::TopicAuthorizationFailed => of_topic,
         ResponseError::GroupAuthorizationFailed => "; grant READ on the group, or leave `group` out",
         ResponseError::TransactionalIdAuthorizationFailed => "; grant Write on the transactional id",
         ResponseError::ClusterAuthorizationFailed => "; grant access to the cluster",
@@ -68,5 +86,13 @@ fn is_passing(error: &ResponseError) -> bool {
                 | ResponseError::FencedLeaderEpoch
                 | ResponseError::UnknownLeaderEpoch
                 | ResponseError::OffsetNotAvailable
+                // The transaction before is still being ended.
+                | ResponseError::ConcurrentTransactions
+                // A producer that the broker has lost track of: the next one is known again.
+                | ResponseError::InvalidTxnState
+                | ResponseError::InvalidProducerIdMapping
+                | ResponseError::OutOfOrderSequenceNumber
+                | ResponseError::DuplicateSequenceNumber
+                | ResponseError::UnknownProducerId
         )
 }

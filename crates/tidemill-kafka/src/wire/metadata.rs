@@ -21,6 +21,8 @@ pub(crate) const HIGHEST: i16 = 12;
 pub(crate) struct Metadata {
     /// `host:port` by node id.
     pub(crate) brokers: HashMap<i32, String>,
+    /// Node id of the broker that makes topics, -1 where unknown.
+    pub(crate) controller: i32,
     /// The topics asked for, by name.
     pub(crate) topics: BTreeMap<String, Topic>,
 }
@@ -85,7 +87,7 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
         Ok((node, address))
     })?;
     fields.text()?;
-    fields.int32()?;
+    let controller = fields.int32()?;
     let topics = fields.list(9, |fields| {
         let code = fields.int16()?;
         let name = fields.text()?.unwrap_or_default().to_owned();
@@ -107,6 +109,7 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
     })?;
     Ok(Metadata {
         brokers: brokers.into_iter().collect(),
+        controller,
         topics: topics.into_iter().collect(),
     })
 }

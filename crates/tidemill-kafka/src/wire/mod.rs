@@ -1,6 +1,7 @@
 //! Kafka's protocol over a connection of our own: requests are written by `kafka-protocol`, responses are read by hand,
 //! because that crate makes room for as many elements as a response claims to have.
 
+pub(crate) mod admin;
 pub(crate) mod allowed;
 pub(crate) mod backoff;
 pub(crate) mod cluster;
@@ -10,9 +11,11 @@ pub(crate) mod fault;
 pub(crate) mod group;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
+pub(crate) mod produce;
 mod request;
 pub(crate) mod response;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod topic_id;
+pub(crate) mod transaction;
 mod versions;

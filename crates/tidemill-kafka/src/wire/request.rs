@@ -1,8 +1,10 @@
 //! The requests that are sent.
 
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+    AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
 
@@ -21,13 +23,19 @@ macro_rules! requests {
 }
 
 requests! {
+    AddPartitionsToTxnRequest asks AddPartitionsToTxn
     ApiVersionsRequest asks ApiVersions
+    CreateTopicsRequest asks CreateTopics
+    DescribeConfigsRequest asks DescribeConfigs
     DescribeGroupsRequest asks DescribeGroups
+    EndTxnRequest asks EndTxn
     FetchRequest asks Fetch
     FindCoordinatorRequest asks FindCoordinator
+    InitProducerIdRequest asks InitProducerId
     ListOffsetsRequest asks ListOffsets
     MetadataRequest asks Metadata
     OffsetCommitRequest asks OffsetCommit
     OffsetFetchRequest asks OffsetFetch
     OffsetForLeaderEpochRequest asks OffsetForLeaderEpoch
+    ProduceRequest asks Produce
 }

@@ -4,7 +4,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tidemill_engine::error::{Error, Kind};
 
 /// What the reader should do about an error with this code.
-pub(crate) fn kind_of(code: RDKafkaErrorCode) -> Kind {
+fn kind_of(code: RDKafkaErrorCode) -> Kind {
     use RDKafkaErrorCode as Code;
     match code {
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Kind::Fenced,
@@ -39,7 +39,7 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> Kind {
 }
 
 /// The error of doing `what`, in librdkafka's or the broker's words.
-pub(crate) fn client_error(what: impl Into<String>, error: KafkaError) -> Error {
+pub(super) fn client_error(what: impl Into<String>, error: KafkaError) -> Error {
     match error {
         // The value is left out: it may be a password.
         KafkaError::ClientConfig(_, reason, key, _) => {
