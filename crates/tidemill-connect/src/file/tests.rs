@@ -603,3 +603,13 @@ async fn check_names_what_can_not_be_written() {
         "a folder can't be made below a file"
     );
 }
+
+#[tokio::test]
+async fn what_version_1_wrote_is_read() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/folded/out");
+    let mut sink = FileSink::new("out", fixtures, Encoding::Json).unwrap();
+    let state = sink.inspect("fixture").await.unwrap();
+    let ledger = state.ledger.unwrap();
+    assert_eq!((state.epoch, ledger.batch_id, ledger.rows), (2, 501, 5));
+    assert_eq!((ledger.losses[0].from, ledger.losses[0].until), (500, 505));
+}

@@ -480,6 +480,31 @@ mod tests {
         assert_eq!((commit.batch_id, commit.sinks["out"].records_in), (2, 737_856));
     }
 
+    #[tokio::test]
+    async fn what_version_1_folded_and_lost_is_read() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/folded/checkpoint");
+        let checkpoint = Checkpoint::new(Arc::new(LocalStore::new(fixtures)));
+        let contents = checkpoint.read().await.expect("reads");
+        let (plan, commit) = (contents.last_plan.expect("plan"), contents.last_commit.expect("commit"));
+        assert_eq!((plan.plan.batch_id, commit.batch_id), (501, 501));
+        let lost = checkpoint.all_losses().await.expect("reads");
+        let spans: Vec<_> = lost[0].losses.iter().map(|loss| (loss.from, loss.until)).collect();
+        assert_eq!((lost.len(), lost[0].batch_id, spans), (1, 501, vec![(500, 505)]));
+        // Without what came after it the snapshot stands alone.
+        let folder = tempfile::tempdir().expect("temp dir");
+        for name in [
+            "app.json",
+            "epochs/00000000000000000002.json",
+            "snapshots/00000000000000000500.json",
+        ] {
+            let copy = folder.path().join(name);
+            std::fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
+            std::fs::copy(std::path::Path::new(fixtures).join(name), copy).expect("a copy");
+        }
+        let contents = Checkpoint::new(Arc::new(LocalStore::new(folder.path()))).read().await;
+        assert_eq!(contents.expect("reads").last_plan.expect("plan").plan.batch_id, 500);
+    }
+
     fn plan(epoch: Epoch) -> BatchPlan {
         BatchPlan {
             app: "app".to_owned(),
