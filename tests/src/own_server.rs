@@ -72,6 +72,62 @@ impl OwnServer {
     }
 }
 
+/// A Kafka broker whose listeners ask who comes. The user `reader` has the password `hunter2` in every mechanism; the broker's
+/// certificate names 127.0.0.1 and nothing else.
+#[derive(Debug)]
+pub struct SecureKafka {
+    run: PathBuf,
+    address: String,
+    ports: [String; 3],
+    certificates: PathBuf,
+}
+
+impl SecureKafka {
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn start() -> Result<Self> {
+        let exports = Exports(script(&["own", "secure"])?);
+        let port = |name: &str| exports.value(&format!("TIDEMILL_TEST_{name}_PORT")).map(str::to_owned);
+        Ok(Self {
+            run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
+            address: exports.value("TIDEMILL_TEST_KAFKA")?.to_owned(),
+            ports: [port("MTLS")?, port("SASLTLS")?, port("SASL")?],
+            certificates: PathBuf::from(exports.value("TIDEMILL_TEST_CERTIFICATES")?),
+        })
+    }
+
+    /// The listener that lets anybody in.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The port of the listener for TLS with a client's certificate.
+    pub fn mutual_tls(&self) -> &str {
+        &self.ports[0]
+    }
+
+    /// The port of the listener for SASL over TLS.
+    pub fn sasl_tls(&self) -> &str {
+        &self.ports[1]
+    }
+
+    /// The port of the listener for SASL without TLS. There PLAIN holds for a second.
+    pub fn sasl(&self) -> &str {
+        &self.ports[2]
+    }
+
+    /// A PEM file: `ca.pem`, `client.pem`, `client.key`; `stranger.pem` is a CA that signed nothing.
+    pub fn pem(&self, name: &str) -> String {
+        self.certificates.join(name).display().to_string()
+    }
+}
+
+impl Drop for SecureKafka {
+    fn drop(&mut self) {
+        stop(&self.run);
+    }
+}
+
 /// A Kafka cluster: a controller that stays, and brokers 1 to 3 that may die. It ends where this value is dropped.
 #[derive(Debug)]
 pub struct OwnCluster {

@@ -11,6 +11,7 @@ use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
 use tidemill_engine::time::{Clock, SystemClock};
+use tidemill_kafka::security::Security;
 use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
@@ -142,12 +143,14 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
     } else {
         Isolation::ReadUncommitted
     };
-    for (name, value) in &source.properties {
-        let bytes = value.parse().unwrap_or(config.partition_fetch_bytes);
+    config.security = Security::of(&source.properties.0).unwrap_or_default();
+    for (name, value) in &source.properties.0 {
+        let bytes = || value.parse().unwrap_or(config.partition_fetch_bytes);
         match name.as_str() {
             "client.id" => config.client_id.clone_from(value),
-            "fetch.max.bytes" => config.response_bytes_max = bytes,
-            _ => config.partition_fetch_bytes = bytes,
+            "fetch.max.bytes" => config.response_bytes_max = bytes(),
+            "max.partition.fetch.bytes" | "fetch.message.max.bytes" => config.partition_fetch_bytes = bytes(),
+            _ => {}
         }
     }
     Ok(Arc::new(SourceTable {

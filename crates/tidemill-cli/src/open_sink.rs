@@ -4,9 +4,8 @@
 use std::path::Path;
 
 use tidemill_connect::console::ConsoleSink;
-use tidemill_engine::error::Result;
+use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::Sink;
-use tidemill_kafka::Compression;
 use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig, ValueFormat};
 
 use crate::settings::sink::{SinkKind, SinkSettings};
@@ -62,13 +61,10 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
             };
             config.key.clone_from(key);
             config.headers.clone_from(headers);
-            config.compression = match *compression {
-                "lz4" => Compression::Lz4,
-                "snappy" => Compression::Snappy,
-                "gzip" => Compression::Gzip,
-                _ => Compression::None,
-            };
-            config.properties = properties.iter().cloned().collect();
+            config.compression = compression
+                .parse()
+                .map_err(|unknown: String| Error::new(Kind::Config, unknown))?;
+            config.properties.clone_from(&properties.0);
             Ok(Box::new(KafkaSink::new(&sink.name, app, config)))
         }
     }

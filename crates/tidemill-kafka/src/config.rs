@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::security::Security;
+
 /// Which records a reader sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Isolation {
@@ -56,6 +58,8 @@ impl<T: Into<String>, I: IntoIterator<Item = T>> From<I> for Topics {
 pub struct KafkaConfig {
     /// Brokers to start from, `host:port` each.
     pub brokers: Vec<String>,
+    /// How connections are encrypted and who we are on them. Default neither.
+    pub security: Security,
     /// How the client names itself to brokers. Default `tidemill`.
     pub client_id: String,
     /// Topics to read.
@@ -91,6 +95,7 @@ impl KafkaConfig {
                 .map(|broker| broker.trim().to_owned())
                 .filter(|b| !b.is_empty())
                 .collect(),
+            security: Security::default(),
             client_id: "tidemill".to_owned(),
             topics: topics.into(),
             isolation: Isolation::default(),

@@ -7,6 +7,7 @@ pub mod embedded;
 mod fake_cluster;
 mod fetch;
 mod murmur2;
+pub mod security;
 pub mod sink;
 mod source;
 mod wire;

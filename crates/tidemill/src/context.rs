@@ -250,6 +250,7 @@ async fn run(
 
 fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
     let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.clone());
+    config.security.clone_from(&kafka.security);
     config.group = Some(kafka.group.clone().unwrap_or_else(|| app.to_owned()));
     config.isolation = if kafka.read_committed {
         Isolation::ReadCommitted

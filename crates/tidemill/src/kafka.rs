@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tidemill_core::loss::OnOutOfRange;
 use tidemill_core::rate::PartitionBound;
 use tidemill_core::start::{OnNewPartition, StartPolicy};
+use tidemill_kafka::security::Security;
 
 /// Which topics a direct stream reads, and where it begins on the first start of the application.
 ///
@@ -24,6 +25,7 @@ pub struct DirectKafka {
     pub(crate) batch_bytes_max: u64,
     pub(crate) group: Option<String>,
     pub(crate) read_committed: bool,
+    pub(crate) security: Security,
 }
 
 impl DirectKafka {
@@ -43,6 +45,7 @@ impl DirectKafka {
             batch_bytes_max: 256 << 20,
             group: None,
             read_committed: true,
+            security: Security::default(),
         }
     }
 
@@ -137,6 +140,13 @@ impl DirectKafka {
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());
+        self
+    }
+
+    /// How connections are encrypted and who we are on them. Default neither.
+    #[must_use]
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = security;
         self
     }
 

@@ -41,6 +41,7 @@ pub use outcome::IntoOutcome;
 pub use record::Record;
 pub use task::{BatchContext, OffsetRange, TaskContext};
 pub use tidemill_engine::error::{Error, Kind, Result};
+pub use tidemill_kafka::security::Security;
 
 /// Arms the failpoints of `TIDEMILL_FAILPOINTS`; call it once, first thing in `main`, in builds for crash tests.
 ///

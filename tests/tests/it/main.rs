@@ -18,6 +18,7 @@ mod outages;
 mod postgres_sink;
 mod queries;
 mod refusals;
+mod secure;
 mod several_sinks;
 mod sheet;
 mod start;

@@ -2,6 +2,7 @@
 
 mod document;
 mod problem;
+mod properties;
 mod secret;
 pub(crate) mod sink;
 pub(crate) mod source;

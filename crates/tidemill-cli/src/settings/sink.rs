@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tidemill_kafka::sink::refused_property;
 
 use super::document::Section;
+use super::properties::{Properties, properties};
 use super::secret::Secret;
 
 /// Where a sink's rows come from.
@@ -69,8 +70,8 @@ pub(crate) enum SinkKind {
         headers: Option<String>,
         /// `none`, `gzip`, `snappy`, `lz4`, `zstd`.
         compression: &'static str,
-        /// Passed to the producer.
-        properties: Vec<(String, String)>,
+        /// Properties of the client.
+        properties: Properties,
     },
 }
 
@@ -170,14 +171,7 @@ fn kafka(section: &Section<'_, '_>) -> Option<SinkKind> {
     let key = section.text("key");
     let headers = section.text("headers");
     let compression = section.one_of("compression", &["none", "lz4", "snappy", "gzip", "zstd"], &[], "none");
-    let mut properties = Vec::new();
-    for (name, value, line) in section.pairs("properties") {
-        let path = format!("{}.{name}", section.at("properties"));
-        match refused_property(&name, &value) {
-            Some(why) => section.doc.problem(line, path, why),
-            None => properties.push((name, value)),
-        }
-    }
+    let properties = properties(section, refused_property);
     let brokers = section.required("brokers", "\"localhost:9092\"");
     let topic = section.required("topic", "\"views\"");
     Some(SinkKind::Kafka {

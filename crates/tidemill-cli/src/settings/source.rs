@@ -9,6 +9,7 @@ use tidemill_kafka::Topics;
 use toml::de::DeValue;
 
 use super::document::Section;
+use super::properties::{Properties, properties};
 use super::units;
 
 /// How values are read.
@@ -54,7 +55,7 @@ pub(crate) struct SourceSettings {
     /// False under `read_uncommitted`.
     pub read_committed: bool,
     /// Properties that the reader honours.
-    pub properties: Vec<(String, String)>,
+    pub properties: Properties,
 }
 
 const PROPERTIES: &[&str] = &[
@@ -120,7 +121,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
     let initial_rate = section.count("initial_rate");
     let batch_bytes_max = section.size("max_batch_bytes", 256 << 20);
     let group = section.text("group").unwrap_or_else(|| app.to_owned());
-    let properties = properties(&section);
+    let properties = properties(&section, refused_property);
     let line = section.line;
     section.finish();
     Some(SourceSettings {
@@ -143,33 +144,14 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
     })
 }
 
-fn properties(section: &Section<'_, '_>) -> Vec<(String, String)> {
-    let mut honoured = Vec::new();
-    for (name, value, line) in section.pairs("properties") {
-        let path = format!("{}.{name}", section.at("properties"));
-        if name == "security.protocol" && value.eq_ignore_ascii_case("plaintext") {
-            continue;
-        }
-        if name == "security.protocol" || name.starts_with("sasl.") || name.starts_with("ssl.") {
-            section
-                .doc
-                .problem(line, path, "TLS and SASL are not in this version; only PLAINTEXT is");
-        } else if PROPERTIES.contains(&name.as_str()) {
-            if name != "client.id" && value.parse::<u32>().is_err() {
-                section.doc.problem(line, path, "expected a number of bytes");
-                continue;
-            }
-            honoured.push((name, value));
-        } else {
-            let known = PROPERTIES.join(", ");
-            section.doc.problem(
-                line,
-                path,
-                format!("the native reader can't honour this; it knows {known}"),
-            );
-        }
+/// Why the native reader can't honour a property.
+fn refused_property(name: &str, value: &str) -> Option<String> {
+    if !PROPERTIES.contains(&name) {
+        let known = PROPERTIES.join(", ");
+        return Some(format!("the native reader can't honour this; it knows {known}"));
     }
-    honoured
+    let is_wrong = name != "client.id" && value.parse::<u32>().is_err();
+    is_wrong.then(|| "expected a number of bytes".to_owned())
 }
 
 fn topics(section: &Section<'_, '_>) -> Option<Topics> {

@@ -162,7 +162,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "{ path = \"x\" }",
         "f.toml:16: sources.events.on_bad_record: this form is not in this version",
     ),
-    ("\"PLAINTEXT\"", "\"SASL_SSL\"", "TLS and SASL are not in this version"),
+    ("\"PLAINTEXT\"", "\"SASL_SSL\"", "sasl.mechanism: is missing"),
     (
         "client.id",
         "linger.ms",

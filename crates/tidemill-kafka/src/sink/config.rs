@@ -8,6 +8,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 
 use crate::Compression;
 use crate::config::KafkaConfig;
+use crate::security::{Security, is_security};
 use crate::wire::cluster::Cluster;
 
 /// The longest transaction asked for (X25); also the default maximum of brokers.
@@ -18,9 +19,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const BATCH_BYTES_MAX: usize = 512 << 10;
 
 /// The properties that a sink takes, by librdkafka's names or Java's, and what each is a number of.
-pub const PROPERTIES: [(&str, Option<&str>); 7] = [
+pub const PROPERTIES: [(&str, Option<&str>); 6] = [
     ("client.id", None),
-    ("security.protocol", None),
     ("transaction.timeout.ms", Some("milliseconds")),
     ("socket.timeout.ms", Some("milliseconds")),
     ("request.timeout.ms", Some("milliseconds")),
@@ -46,16 +46,14 @@ const OWN_PROPERTIES: [(&str, &str); 8] = [
     ("compression.codec", "`compression` sets it"),
 ];
 
-/// Why a property of this name and value can't be honoured; nothing where it can.
+/// Why a property of this name and value can't be honoured; nothing where it can, or where it is one of
+/// [`Security`](crate::security::Security).
 pub fn refused_property(name: &str, value: &str) -> Option<String> {
     if let Some((_, why)) = OWN_PROPERTIES.iter().find(|(own, _)| *own == name) {
         return Some(format!("can't be set here: {why}"));
     }
-    if name.starts_with("sasl.") || name.starts_with("ssl.") {
-        return Some("TLS and SASL are not in this version".to_owned());
-    }
-    if name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext") {
-        return Some(format!("{value} is not in this version; only PLAINTEXT is"));
+    if is_security(name) {
+        return None;
     }
     match PROPERTIES.iter().find(|(known, _)| *known == name) {
         Some((_, Some(unit))) if value.parse::<u32>().is_err() => Some(format!("{value:?} is no number of {unit}")),
@@ -115,7 +113,9 @@ impl KafkaSinkConfig {
     /// Refuses properties that can't be honoured.
     pub(super) fn check_properties(&self, sink: &str) -> Result<()> {
         let refused = |(name, value): (&String, &String)| Some((name.clone(), refused_property(name, value)?));
-        match self.properties.iter().find_map(refused) {
+        let security = Security::of(&self.properties).err().unwrap_or_default();
+        let of_security = security.into_iter().next().map(|refused| (refused.name, refused.why));
+        match self.properties.iter().find_map(refused).or(of_security) {
             None => Ok(()),
             Some((name, why)) => Err(Error::new(
                 Kind::Config,
@@ -147,6 +147,8 @@ impl KafkaSinkConfig {
     pub(super) fn cluster<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Cluster {
         let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
         let mut config = KafkaConfig::new(&self.brokers, topics);
+        // What can't be honoured was refused by `check_properties`.
+        config.security = Security::of(&self.properties).unwrap_or_default();
         let timeout = self.milliseconds("socket.timeout.ms");
         config.request_timeout = timeout
             .or_else(|| self.milliseconds("request.timeout.ms"))
@@ -193,16 +195,12 @@ mod tests {
     #[test]
     fn properties_without_a_meaning_or_with_a_wrong_value_are_refused() {
         assert_eq!(refused_property("transaction.timeout.ms", "2000"), None);
-        assert_eq!(refused_property("security.protocol", "plaintext"), None);
         for (name, value, why) in [
             ("linger.ms", "5", "has no meaning here; known are client.id"),
             ("batch.size", "-1", "\"-1\" is no number of bytes"),
-            ("security.protocol", "SSL", "SSL is not in this version"),
-            ("sasl.password", "hunter2", "not in this version"),
         ] {
             let refused = refused_property(name, value).expect(name);
             assert!(refused.contains(why), "{refused}");
-            assert!(!refused.contains("hunter2"));
         }
     }
 

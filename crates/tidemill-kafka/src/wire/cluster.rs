@@ -1,6 +1,7 @@
 //! The brokers of one cluster: connections, and who leads what.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub(crate) struct Cluster {
     config: Arc<KafkaConfig>,
     /// A leaf lock: held for a look or an exchange, never across an await.
     known: Mutex<Known>,
+    /// True once any broker took us for who we are.
+    was_let_in: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +42,7 @@ impl Cluster {
         Self {
             config,
             known: Mutex::default(),
+            was_let_in: AtomicBool::new(false),
         }
     }
 
@@ -58,13 +62,28 @@ impl Cluster {
     pub(crate) async fn connection(&self, address: &str) -> Answer<Connection> {
         match self.idle_connection(address) {
             Some(connection) => Ok(connection),
-            None => Connection::open(address, &self.config, self.config.connect_timeout).await,
+            None => self.open(address, self.config.connect_timeout).await,
+        }
+    }
+
+    /// A new connection. Once one was good, a refusal may pass too: passwords and certificates are changed at different times
+    /// on the two sides.
+    async fn open(&self, address: &str, wait: Duration) -> Answer<Connection> {
+        match Connection::open(address, &self.config, wait).await {
+            Ok(connection) => {
+                self.was_let_in.store(true, Ordering::Relaxed);
+                Ok(connection)
+            }
+            Err(Fault::Final(error)) if error.kind() == Kind::Refused && self.was_let_in.load(Ordering::Relaxed) => {
+                Err(Fault::Passing(error.chain()))
+            }
+            Err(fault) => Err(fault),
         }
     }
 
     fn idle_connection(&self, address: &str) -> Option<Connection> {
         loop {
-            let connection = self.known().idle.get_mut(address)?.pop()?;
+            let mut connection = self.known().idle.get_mut(address)?.pop()?;
             if connection.is_quiet() {
                 return Some(connection);
             }
@@ -96,7 +115,7 @@ impl Cluster {
                 }
                 // One broker that swallows packets must leave time for the others.
                 let share = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - index) as u32;
-                match Connection::open(address, &self.config, share.max(Duration::from_millis(100))).await {
+                match self.open(address, share.max(Duration::from_millis(100))).await {
                     Ok(connection) => return Ok(connection),
                     Err(Fault::Passing(reason)) => tried.push(reason),
                     Err(error) => return Err(error),

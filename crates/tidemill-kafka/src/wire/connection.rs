@@ -5,32 +5,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use tidemill_engine::error::{Error, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::fault::{Answer, Fault};
 use super::request::Request;
 use super::response::{Body, Fields, Malformed};
 use super::versions::Versions;
+use super::{sasl, tls};
 use crate::config::KafkaConfig;
 
 const UNSUPPORTED_VERSION: i16 = 35;
 /// Longest response header: correlation id and, rarely, tagged fields.
 const HEADER_BYTES_MAX: usize = 4096;
+/// How much of the time for which the broker believes who we are an idle connection is used again.
+const LIFETIME_USED: f64 = 0.8;
+/// How an alert of TLS begins; it is what a plain client gets from a TLS listener.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// A connection on which one request is under way at a time.
 ///
 /// An error leaves it in an unknown state: drop it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Plain TCP; TLS and SASL will take its place behind the same reads and writes.
-    stream: TcpStream,
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     broker: String,
+    /// When the broker no longer believes who we are.
+    known_until: Option<Instant>,
     versions: Versions,
+    has_answered: bool,
     config: Arc<KafkaConfig>,
     last_correlation_id: i32,
     outgoing: BytesMut,
@@ -45,15 +55,25 @@ impl Connection {
         let opening = async {
             let stream = TcpStream::connect(broker).await.map_err(|error| lost(broker, &error))?;
             stream.set_nodelay(true).map_err(|error| lost(broker, &error))?;
+            let security = &config.security;
+            let stream = match &security.tls {
+                None => Either::Left(stream),
+                Some(tls) => Either::Right(Box::new(tls::encrypt(stream, broker, tls).await?)),
+            };
             let mut connection = Self {
                 stream,
                 broker: broker.to_owned(),
+                known_until: None,
                 versions: Versions::default(),
+                has_answered: false,
                 config: Arc::clone(config),
                 last_correlation_id: 0,
                 outgoing: BytesMut::new(),
             };
             connection.versions = connection.ask_versions().await?;
+            let begun = Instant::now();
+            let lifetime = sasl::authenticate(&mut connection, security).await?;
+            connection.known_until = lifetime.map(|lifetime| begun + lifetime.mul_f64(LIFETIME_USED));
             Ok(connection)
         };
         timeout(wait, opening).await.unwrap_or_else(|_| {
@@ -83,10 +103,11 @@ impl Connection {
         })
     }
 
-    /// True where the broker neither closed the connection nor sent what nobody asked for.
-    pub(crate) fn is_quiet(&self) -> bool {
+    /// True where the broker neither closed the connection nor sent what nobody asked for, and still believes who we are.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let is_known = self.known_until.is_none_or(|until| Instant::now() < until);
         let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        is_known && self.stream.read(&mut byte).now_or_never().is_none()
     }
 
     async fn ask_versions(&mut self) -> Answer<Versions> {
@@ -150,7 +171,11 @@ impl Connection {
         let length = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         let wait = self.config.request_timeout;
-        within(wait, &self.broker, self.stream.write_all(&frame)).await?;
+        let write = async {
+            self.stream.write_all(&frame).await?;
+            self.stream.flush().await
+        };
+        within(wait, &self.broker, write).await?;
         self.outgoing = frame;
         Ok(())
     }
@@ -162,10 +187,26 @@ impl Connection {
     pub(crate) async fn receive(&mut self, compact: bool) -> Answer<Incoming<'_>> {
         let wait = self.config.request_timeout;
         let mut head = [0; 8];
-        within(wait, &self.broker, self.stream.read_exact(&mut head)).await?;
+        let read = within(wait, &self.broker, self.stream.read_exact(&mut head)).await;
+        if let Err(Fault::Passing(reason)) = &read
+            && !self.has_answered
+            && self.config.security.tls.is_none()
+        {
+            let hint = "it may be a TLS listener: security.protocol = SSL or SASL_SSL";
+            return Err(Fault::Passing(format!("{reason}, before any answer; {hint}")));
+        }
+        read?;
+        self.has_answered = true;
         let (length, correlation_id) = head.split_at(4);
         let length = i32::from_be_bytes(length.try_into().expect("half of eight bytes"));
         let correlation_id = i32::from_be_bytes(correlation_id.try_into().expect("half of eight bytes"));
+        if head.starts_with(&TLS_ALERT) && self.config.security.tls.is_none() {
+            let text = format!(
+                "broker {} answers in TLS; set security.protocol = SSL or SASL_SSL",
+                self.broker
+            );
+            return Err(Fault::Final(Error::new(Kind::Refused, text)));
+        }
         if length < 4 || length as u32 > self.config.frame_bytes_max {
             return Err(Fault::malformed(&self.broker, &format!("its length is {length} bytes")));
         }
@@ -243,5 +284,5 @@ async fn within<T>(wait: Duration, broker: &str, io: impl Future<Output = std::i
 }
 
 fn lost(broker: &str, error: &std::io::Error) -> Fault {
-    Fault::Passing(format!("broker {broker}: {error}"))
+    tls::distrust(broker, error).unwrap_or_else(|| Fault::Passing(format!("broker {broker}: {error}")))
 }

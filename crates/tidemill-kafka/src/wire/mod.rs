@@ -14,8 +14,10 @@ pub(crate) mod metadata;
 pub(crate) mod produce;
 mod request;
 pub(crate) mod response;
+mod sasl;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 pub(crate) mod topic_id;
 pub(crate) mod transaction;
 mod versions;

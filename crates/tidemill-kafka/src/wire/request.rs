@@ -4,7 +4,7 @@ use kafka_protocol::messages::{
     AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest, DescribeConfigsRequest,
     DescribeGroupsRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
     ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-    ProduceRequest,
+    ProduceRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
 
@@ -38,4 +38,6 @@ requests! {
     OffsetFetchRequest asks OffsetFetch
     OffsetForLeaderEpochRequest asks OffsetForLeaderEpoch
     ProduceRequest asks Produce
+    SaslAuthenticateRequest asks SaslAuthenticate
+    SaslHandshakeRequest asks SaslHandshake
 }
