@@ -33,11 +33,13 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
             url,
             table,
             create_table,
+            key,
         } => {
             let config = tidemill_connect::postgres::PostgresConfig {
                 url: url.expose().to_owned(),
                 table: table.clone(),
                 create_table: *create_table,
+                key: key.clone(),
             };
             let sink = tidemill_connect::postgres::PostgresSink::new(sink.name.clone(), config)?;
             Ok(Box::new(sink))

@@ -55,10 +55,15 @@ impl App {
     }
 
     fn sink(&self, create_table: bool) -> PostgresSink {
+        self.sink_by(&[], create_table)
+    }
+
+    fn sink_by(&self, key: &[&str], create_table: bool) -> PostgresSink {
         let config = PostgresConfig {
             url: self.url.clone(),
             table: "Out".to_owned(),
             create_table,
+            key: key.iter().map(|name| (*name).to_owned()).collect(),
         };
         PostgresSink::new("out".to_owned(), config).unwrap()
     }
@@ -490,6 +495,7 @@ async fn check_names_missing_rights() {
         url: format!("postgres://{user}:{password}@{rest}"),
         table: "Out".to_owned(),
         create_table: false,
+        key: Vec::new(),
     };
     let mut sink = PostgresSink::new("out".to_owned(), config).unwrap();
     let text = sink.check(&input(&ids(&[]))).await.unwrap_err().to_string();
@@ -566,6 +572,7 @@ async fn a_server_that_is_away_is_named_without_the_password() {
         url: format!("postgres://me:hush-hush@127.0.0.1:{port}/shop"),
         table: "Out".to_owned(),
         create_table: false,
+        key: Vec::new(),
     };
     assert!(!format!("{config:?}").contains("hush"));
     let mut sink = PostgresSink::new("out".to_owned(), config).unwrap();
@@ -577,4 +584,89 @@ async fn a_server_that_is_away_is_named_without_the_password() {
         text.contains(&format!("127.0.0.1:{port}")) && !text.contains("hush"),
         "{text}"
     );
+}
+
+fn pairs(pairs: &[(i64, &str)]) -> RecordBatch {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(pairs.iter().map(|(id, _)| *id)));
+    let words: ArrayRef = Arc::new(StringArray::from_iter_values(pairs.iter().map(|(_, word)| *word)));
+    RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("word", words, true)]).unwrap()
+}
+
+impl App {
+    /// A sink that upserts by `id`, checked and fenced.
+    async fn upserting(&self, ordered: bool) -> PostgresSink {
+        let mut sink = self.sink_by(&["id"], true);
+        let input = SinkInput {
+            ordered,
+            ..input(&pairs(&[]))
+        };
+        sink.check(&input).await.unwrap();
+        sink.fence(&self.claim(1)).await.unwrap();
+        sink
+    }
+
+    async fn words(&self) -> Vec<(i64, String)> {
+        let rows = self.reader.query("SELECT id, word FROM \"Out\" ORDER BY id", &[]);
+        rows.await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+}
+
+fn words(words: &[(i64, &str)]) -> Vec<(i64, String)> {
+    words.iter().map(|(id, word)| (*id, (*word).to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x21_of_one_key_the_last_row_of_a_source_stays() {
+    let app = App::new("upsert").await;
+    let mut sink = app.upserting(true).await;
+    let first = [pairs(&[(1, "a"), (2, "b"), (1, "c")])];
+    assert_eq!(app.batch(&mut sink, 1, 1, &first).await.unwrap().rows, 3);
+    assert_eq!(app.words().await, words(&[(1, "c"), (2, "b")]));
+    // The later slice comes first: its rows are the last all the same.
+    let mut stage = app.begin(&mut sink, 1, 2, 2).await.unwrap();
+    stage.writers[1].write(pairs(&[(1, "y"), (3, "z")])).await.unwrap();
+    stage.writers[0].write(pairs(&[(1, "x"), (4, "w")])).await.unwrap();
+    app.commit(stage, 1, 2).await.unwrap();
+    assert_eq!(app.words().await, words(&[(1, "y"), (2, "b"), (3, "z"), (4, "w")]));
+    assert_eq!(sink.ledger().await.unwrap().unwrap().batch_id, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x21_a_key_that_comes_twice_out_of_a_query_is_refused_by_name() {
+    let app = App::new("twice").await;
+    let mut sink = app.upserting(false).await;
+    app.batch(&mut sink, 1, 1, &[pairs(&[(7, "a"), (8, "b")])])
+        .await
+        .unwrap();
+    let error = app
+        .batch(&mut sink, 1, 2, &[pairs(&[(7, "c")]), pairs(&[(7, "d")])])
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
+    assert!(
+        error.chain().contains("the key (id) = (7) comes twice"),
+        "{}",
+        error.chain()
+    );
+    assert_eq!(app.words().await, words(&[(7, "a"), (8, "b")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_upserted_into_is_refused_with_the_way_out() {
+    let app = App::new("keyless").await;
+    app.sql("CREATE TABLE \"Out\" (id bigint, word text)").await;
+    let check = || async {
+        let mut sink = app.sink_by(&["id"], false);
+        sink.check(&input(&pairs(&[]))).await.map_err(|error| error.chain())
+    };
+    let way_out = "ALTER TABLE \"Out\" ADD PRIMARY KEY (\"id\")";
+    assert!(check().await.unwrap_err().contains(way_out));
+    // A key that may be NULL would let rows pile up.
+    app.sql("CREATE UNIQUE INDEX keys ON \"Out\" (id)").await;
+    assert!(check().await.unwrap_err().contains(way_out));
+    app.sql("ALTER TABLE \"Out\" ALTER id SET NOT NULL").await;
+    assert_eq!(check().await, Ok(()));
+    app.sql("DROP INDEX keys; CREATE UNIQUE INDEX keys ON \"Out\" (id, word)")
+        .await;
+    assert!(check().await.unwrap_err().contains(way_out));
 }

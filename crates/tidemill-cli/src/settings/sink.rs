@@ -55,6 +55,8 @@ pub(crate) enum SinkKind {
         table: String,
         /// Make it when it is missing.
         create_table: bool,
+        /// Columns by which rows are upserted; none: they are appended.
+        key: Vec<String>,
     },
     /// A topic.
     Kafka {
@@ -154,8 +156,13 @@ pub(super) fn local_path(
 }
 
 fn postgres(section: &Section<'_, '_>) -> Option<SinkKind> {
-    section.one_of("mode", &["append"], &["upsert"], "append");
-    section.later(&["key"]);
+    let upserts = section.one_of("mode", &["append", "upsert"], &[], "append") == "upsert";
+    let key = section.texts("key").unwrap_or_default();
+    match (upserts, key.is_empty()) {
+        (true, true) => section.wrong("key", "is missing; upsert needs it, for example key = [\"ad_id\"]"),
+        (false, false) => section.wrong("key", "belongs to mode = \"upsert\""),
+        _ => {}
+    }
     let create_table = section.flag("create_table", false);
     let url = section.required("url", "\"${DATABASE_URL}\"");
     let table = section.required("table", "\"ad_views\"");
@@ -163,6 +170,7 @@ fn postgres(section: &Section<'_, '_>) -> Option<SinkKind> {
         url: Secret::new(url?),
         table: table?,
         create_table,
+        key,
     })
 }
 

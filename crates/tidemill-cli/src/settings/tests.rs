@@ -178,11 +178,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "${NOWHERE}",
         "f.toml:28: sinks.out.url: the environment variable NOWHERE is not set",
     ),
-    (
-        "\"append\"",
-        "\"upsert\"",
-        "f.toml:30: sinks.out.mode: \"upsert\" is not in this version",
-    ),
+    ("\"append\"", "\"upsert\"", "sinks.out.key: is missing; upsert needs it"),
     (
         "backpressure = false",
         "integral = -1",

@@ -22,6 +22,7 @@ use super::fence::Fence;
 use super::session::{Ended, Keeper, Session};
 use super::table::Table;
 use super::types::Column;
+use super::upsert::{Upsert, place};
 
 /// Bytes that a slice gathers before it hands them over.
 const CHUNK: usize = 512 * 1024;
@@ -31,13 +32,21 @@ const CHUNKS: usize = 4;
 
 type Copy = Pin<Box<CopyInSink<Bytes>>>;
 
+/// Where rows go.
+#[derive(Debug)]
+pub(super) struct Into {
+    pub(super) table: Table,
+    pub(super) columns: Arc<[Column]>,
+    /// How rows of one key are brought together, where they are not just appended.
+    pub(super) upsert: Option<Upsert>,
+}
+
 /// What the parts of a batch share.
 #[derive(Debug)]
 struct Shared {
     /// Sink, table and batch, for messages.
     what: String,
-    table: Table,
-    columns: Arc<[Column]>,
+    into: Into,
     /// Slices that were ended properly.
     finished: AtomicUsize,
 }
@@ -59,33 +68,38 @@ impl Shared {
     }
 }
 
-/// Starts the COPY into `table` in the transaction that `session` has open.
+/// Starts the COPY in the transaction that `session` has open: into the table, or into one of the transaction's own.
 pub(super) async fn start(
     fence: Fence,
     session: Session,
     keeper: Keeper,
-    table: Table,
-    columns: Arc<[Column]>,
+    into: Into,
     (what, batch_id, slices): (String, u64, usize),
 ) -> Result<SinkBatch> {
-    let copy: CopyInSink<Bytes> = session
-        .client
-        .copy_in(&table.copy(&columns))
-        .await
-        .map_err(|error| failure(&what, error))?;
+    let failed = |error| failure(&what, error);
+    let statement = match &into.upsert {
+        None => into.table.copy(&into.columns),
+        Some(_) => {
+            let stage = Upsert::stage(&into.columns);
+            session.client.batch_execute(&stage).await.map_err(failed)?;
+            Upsert::copy(&into.columns)
+        }
+    };
+    let copy: CopyInSink<Bytes> = session.client.copy_in(&statement).await.map_err(failed)?;
     let (sender, receiver) = channel(CHUNKS);
     let shared = Arc::new(Shared {
         what,
-        table,
-        columns,
+        into,
         finished: AtomicUsize::new(0),
     });
     let writers = (0..slices)
-        .map(|_| {
+        .map(|slice| {
             let writer: Box<dyn SliceWriter> = Box::new(Writer {
                 shared: Arc::clone(&shared),
                 sender: sender.clone(),
                 buffer: BytesMut::new(),
+                slice,
+                rows: 0,
             });
             writer
         })
@@ -116,6 +130,9 @@ struct Writer {
     shared: Arc<Shared>,
     sender: Sender<Bytes>,
     buffer: BytesMut,
+    slice: usize,
+    /// Rows written so far.
+    rows: u64,
 }
 
 impl std::fmt::Debug for Writer {
@@ -137,14 +154,17 @@ impl Writer {
 impl SliceWriter for Writer {
     async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        let rows = Rows::new(&shared.columns, &batch).map_err(|misfit| shared.misfit(&misfit))?;
+        let into = &shared.into;
+        let rows = Rows::new(&into.columns, &batch).map_err(|misfit| shared.misfit(&misfit))?;
         for row in 0..batch.num_rows() {
             if self.buffer.capacity() == 0 {
                 // A little more than a chunk, so that its last row seldom moves the whole.
                 self.buffer.reserve(CHUNK + CHUNK / 8);
             }
-            rows.put(row, &mut self.buffer)
+            let place = into.upsert.as_ref().map(|_| place(self.slice, self.rows));
+            rows.put(row, place, &mut self.buffer)
                 .map_err(|misfit| shared.misfit(&misfit))?;
+            self.rows += 1;
             if self.buffer.len() >= CHUNK {
                 self.hand_over().await?;
                 self.buffer = BytesMut::new();
@@ -202,7 +222,11 @@ impl BatchCommit for Commit {
         record.rows = copy.as_mut().finish().await.map_err(failed)?;
         drop(copy);
         failpoint::pass("postgres.after-copy");
-        shared.table.took(&self.session, &shared.what, &shared.columns).await?;
+        let Into { table, columns, upsert } = &shared.into;
+        if let Some(upsert) = upsert {
+            upsert.merge(&self.session, &shared.what, table, columns).await?;
+        }
+        table.took(&self.session, &shared.what, columns).await?;
         failpoint::pass("postgres.before-ledger");
         self.fence.insert(&self.session, &record, false).await?;
         failpoint::pass("postgres.after-ledger");

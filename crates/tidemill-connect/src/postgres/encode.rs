@@ -190,15 +190,18 @@ impl<'a> Rows<'a> {
         })
     }
 
-    /// Appends one row.
-    pub(super) fn put(&self, row: usize, out: &mut BytesMut) -> Result<(), Misfit> {
-        out.put_i16(self.fields);
+    /// Appends one row, with its place behind its columns where it is to have one.
+    pub(super) fn put(&self, row: usize, place: Option<i64>, out: &mut BytesMut) -> Result<(), Misfit> {
+        out.put_i16(self.fields + i16::from(place.is_some()));
         for (at, accessor) in self.accessors.iter().enumerate() {
             accessor.put(row, out).map_err(|reason| Misfit {
                 column: self.columns[at].name.clone(),
                 reason,
                 bug: false,
             })?;
+        }
+        if let Some(place) = place {
+            put_i64(out, place);
         }
         Ok(())
     }
@@ -329,7 +332,7 @@ mod tests {
         let rows = Rows::new(&columns, &batch)?;
         let mut out = BytesMut::new();
         for row in 0..batch.num_rows() {
-            rows.put(row, &mut out)?;
+            rows.put(row, None, &mut out)?;
         }
         Ok(out.to_vec())
     }

@@ -1,4 +1,4 @@
-//! Rows appended to a PostgreSQL table, with the ledger in the same transaction (X20).
+//! Rows appended to a PostgreSQL table, or upserted by a key, with the ledger in the same transaction (X20).
 //!
 //! Two small tables beside the output hold the state: `tidemill_fence`, whose row every transaction of a sink locks
 //! first and holds to its end, and `tidemill_ledger`, one row per batch. Timestamps are stored to the microsecond; the
@@ -11,6 +11,7 @@ mod fence;
 mod session;
 mod table;
 mod types;
+mod upsert;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,10 +22,12 @@ use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput, SinkState};
 
+use batch::Into;
 use fence::Fence;
 use session::{Address, Keeper, Session};
 use table::Table;
 use types::Column;
+use upsert::Upsert;
 
 /// Where a [`PostgresSink`] writes.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ pub struct PostgresConfig {
     pub table: String,
     /// Makes the table when it is missing.
     pub create_table: bool,
+    /// Columns by which a row takes the place of an earlier one; none: rows are appended.
+    pub key: Vec<String>,
 }
 
 /// Without the URL, which may hold a password.
@@ -45,20 +50,24 @@ impl fmt::Debug for PostgresConfig {
         f.debug_struct("PostgresConfig")
             .field("table", &self.table)
             .field("create_table", &self.create_table)
+            .field("key", &self.key)
             .finish_non_exhaustive()
     }
 }
 
-/// Appends rows to a table, exactly once.
+/// Appends rows to a table, or upserts them by a key, exactly once.
 #[derive(Debug)]
 pub struct PostgresSink {
     name: String,
     address: Address,
     table: Table,
     create_table: bool,
+    key: Vec<String>,
     keeper: Keeper,
     /// Known after `check`.
     columns: Option<Arc<[Column]>>,
+    /// Known after `check`, where rows are not just appended.
+    upsert: Option<Upsert>,
     /// Known after `fence`.
     claim: Option<Claim>,
 }
@@ -73,8 +82,10 @@ impl PostgresSink {
             address: Address::parse(&name, &config.url)?,
             table: Table::parse(&name, &config.table)?,
             create_table: config.create_table,
+            key: config.key,
             keeper: Keeper::default(),
             columns: None,
+            upsert: None,
             claim: None,
             name,
         })
@@ -133,9 +144,13 @@ impl Sink for PostgresSink {
                 format!("sink {}: table {}: {}", self.name, self.table, problems.join("; ")),
             )
         })?;
+        if !self.key.is_empty() {
+            let what = format!("sink {}: table {}", self.name, self.table);
+            self.upsert = Some(Upsert::new(&what, &self.key, &columns, input.ordered)?);
+        }
         let session = self.session().await?;
         self.table
-            .check(&session, &self.name, &columns, self.create_table)
+            .check(&session, &self.name, &columns, self.upsert.as_ref(), self.create_table)
             .await?;
         self.keeper.put(session);
         self.columns = Some(columns.into());
@@ -153,7 +168,10 @@ impl Sink for PostgresSink {
         let session = self.session().await?;
         let fence = self.fence_of(&claim.app);
         let output = if self.create_table {
-            Some((self.table.quoted(), self.table.create(self.columns()?)))
+            Some((
+                self.table.quoted(),
+                self.table.create(self.columns()?, self.upsert.as_ref()),
+            ))
         } else {
             None
         };
@@ -195,7 +213,12 @@ impl Sink for PostgresSink {
         let session = self.session().await?;
         fence.hold(&session, claim).await?;
         let what = format!("sink {}: table {}, batch {}", self.name, self.table, plan.batch_id);
+        let into = Into {
+            table: self.table.clone(),
+            columns,
+            upsert: self.upsert.clone(),
+        };
         let batch = (what, plan.batch_id, slices);
-        batch::start(fence, session, self.keeper.clone(), self.table.clone(), columns, batch).await
+        batch::start(fence, session, self.keeper.clone(), into, batch).await
     }
 }

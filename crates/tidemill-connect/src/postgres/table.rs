@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::failure::failure;
 use super::session::Session;
 use super::types::{Column, PgType};
+use super::upsert::Upsert;
 
 /// The output table as the pipeline names it: `table` or `schema.table`, taken as written (not folded to lower case).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,10 +76,11 @@ impl Table {
     }
 
     /// The statement that makes it.
-    pub(super) fn create(&self, columns: &[Column]) -> String {
+    pub(super) fn create(&self, columns: &[Column], upsert: Option<&Upsert>) -> String {
         let columns: Vec<String> = columns
             .iter()
             .map(|column| format!("{} {}", quoted(&column.name), column.kind))
+            .chain(upsert.map(Upsert::primary_key))
             .collect();
         format!("CREATE TABLE {} ({})", self.quoted(), columns.join(", "))
     }
@@ -94,9 +96,16 @@ impl Table {
     }
 
     /// Everything that stands in the way of writing `columns` for the sink `sink`, in one error.
-    pub(super) async fn check(&self, session: &Session, sink: &str, columns: &[Column], create: bool) -> Result<()> {
+    pub(super) async fn check(
+        &self,
+        session: &Session,
+        sink: &str,
+        columns: &[Column],
+        upsert: Option<&Upsert>,
+        create: bool,
+    ) -> Result<()> {
         let problems = self
-            .problems(session, columns, create)
+            .problems(session, columns, upsert, create)
             .await
             .map_err(|error| failure(format!("sink {sink}: looking at table {self}"), error))?;
         if problems.is_empty() {
@@ -112,6 +121,7 @@ impl Table {
         &self,
         session: &Session,
         columns: &[Column],
+        upsert: Option<&Upsert>,
         create: bool,
     ) -> Result<Vec<String>, tokio_postgres::Error> {
         let mut problems = Vec::new();
@@ -130,14 +140,19 @@ impl Table {
             self.ledger_rights(session, name, rights, &mut problems).await?;
         }
         match self.find(session).await? {
-            Some(found) => self.fits(session, &found, columns, &mut problems).await?,
+            Some(found) => {
+                self.fits(session, &found, columns, &mut problems).await?;
+                if let Some(upsert) = upsert {
+                    upsert.problems(session, self, &mut problems).await?;
+                }
+            }
             None if create => {
                 self.may_create(session, self.schema.as_deref(), &self.to_string(), &mut problems)
                     .await?;
             }
             None => problems.push(format!(
                 "it does not exist; set create_table = true or run: {}",
-                self.create(columns)
+                self.create(columns, upsert)
             )),
         }
         Ok(problems)
