@@ -52,18 +52,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: CheckpointCommand,
     },
-    /// A commented pipeline file to start from (not in this version)
-    #[command(hide = true)]
-    Init(Later),
+    /// A commented pipeline file to start from
+    Init {
+        /// The folder that gets pipeline.toml
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
     /// Go back to an earlier batch (not in this version)
     #[command(hide = true)]
     Rewind(Later),
     /// Run one past batch again (not in this version)
     #[command(hide = true)]
     Replay(Later),
-    /// Shell completions (not in this version)
-    #[command(hide = true)]
-    Completions(Later),
+    /// Shell completions, on standard output
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// A worker of the cluster (not in this version)
     #[command(hide = true)]
     Worker(Later),

@@ -4,6 +4,7 @@ mod args;
 mod assemble;
 mod check;
 mod checkpoint;
+mod init;
 mod offsets;
 mod open_sink;
 mod quickstart;
@@ -13,8 +14,8 @@ mod settings;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use tidemill_engine::error::{Error, Kind};
 
 use args::{Args, CheckpointCommand, Command};
@@ -94,10 +95,14 @@ fn run_command(command: Command) -> Result<(), Failure> {
             CheckpointCommand::Verify { file } => runtime.block_on(checkpoint::verify(&load(&file)?)),
             CheckpointCommand::Rebuild(_) => Err(assemble::nothing("checkpoint rebuild").into()),
         },
-        Command::Init(_) => Err(assemble::nothing("init").into()),
+        Command::Init { dir } => init::init(&dir),
         Command::Rewind(_) => Err(assemble::nothing("rewind").into()),
         Command::Replay(_) => Err(assemble::nothing("replay").into()),
-        Command::Completions(_) => Err(assemble::nothing("completions").into()),
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "tidemill", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Worker(_) => Err(assemble::nothing("worker").into()),
         #[cfg(feature = "fault-injection")]
         Command::Failpoints => {

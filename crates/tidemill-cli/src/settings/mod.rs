@@ -75,7 +75,12 @@ impl Settings {
         Self::parse(&file, &text, folder, env)
     }
 
-    fn parse(file: &str, text: &str, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+    pub(crate) fn parse(
+        file: &str,
+        text: &str,
+        folder: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problems> {
         let doc = Document::new(text, env);
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
