@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod crash;
 mod disk_full;
+mod drills;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
