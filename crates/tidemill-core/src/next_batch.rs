@@ -1,5 +1,7 @@
 //! What the next batch reads: from positions, ends and limits alone.
 
+use std::collections::HashMap;
+
 use crate::loss::OnOutOfRange;
 use crate::plan::{LimitsInForce, RangePlan};
 use crate::position::{PartitionPosition, Positions, TopicPartition};
@@ -138,15 +140,13 @@ pub fn cut(
 ) -> Result<(Vec<RangePlan>, LimitsInForce), Stop> {
     let mut wanted = Vec::new();
     let mut reason = "end";
+    let ends = by_partition(ends);
     for position in positions.of_source(source) {
-        let end = ends
-            .iter()
-            .find(|end| end.partition == position.partition)
-            .ok_or_else(|| Stop::Gone {
-                source_name: source.to_owned(),
-                partition: position.partition.clone(),
-                position: position.offset,
-            })?;
+        let end = *ends.get(&position.partition).ok_or_else(|| Stop::Gone {
+            source_name: source.to_owned(),
+            partition: position.partition.clone(),
+            position: position.offset,
+        })?;
         check(source, position, end)?;
         let begin = first_left(source, position, end, on_out_of_range)?;
         let lag = u64::try_from(end.end - begin).unwrap_or(0);
@@ -196,6 +196,11 @@ pub fn cut(
     Ok((ranges, in_force))
 }
 
+/// A source may have thousands of partitions, and each tick looks at all of them.
+fn by_partition(ends: &[PartitionEnd]) -> HashMap<&TopicPartition, &PartitionEnd> {
+    ends.iter().map(|end| (&end.partition, end)).collect()
+}
+
 /// Where reading goes on: at the position, or beyond what retention took of it.
 fn first_left(
     source: &str,
@@ -221,8 +226,9 @@ fn first_left(
 /// Partitions whose leader changed since they were planned last, with the epoch of that time: whether their logs were cut
 /// then is to be asked.
 pub fn changed_leaders(source: &str, positions: &Positions, ends: &[PartitionEnd]) -> Vec<(TopicPartition, i32)> {
+    let ends = by_partition(ends);
     let changed = |position: &&PartitionPosition| {
-        let end = ends.iter().find(|end| end.partition == position.partition);
+        let end = ends.get(&position.partition);
         position.leader_epoch >= 0 && end.is_some_and(|end| end.leader_epoch > position.leader_epoch)
     };
     let changed = positions.of_source(source).filter(changed);
