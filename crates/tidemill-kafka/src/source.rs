@@ -14,6 +14,7 @@ use tidemill_engine::source::{PartitionEnds, RawColumns, Scan, Source};
 use crate::config::{KafkaConfig, Topics};
 use crate::fetch::budget::Budget;
 use crate::fetch::buffer_pool::BufferPool;
+use crate::fetch::reader;
 use crate::fetch::scan::KafkaScan;
 use crate::fetch::session::Shared;
 use crate::wire::allowed::{Allowed, Operation, missing};
@@ -26,11 +27,15 @@ use crate::wire::metadata::{Metadata, Topic};
 use crate::wire::topic_id;
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// Scans of no more offsets are read where they are decoded: waking another thread would cost more than it saves.
+const FEW_OFFSETS: u64 = 50_000;
 
 /// Topics of one Kafka cluster.
 #[derive(Debug)]
 pub struct KafkaSource {
     shared: Shared,
+    /// The same cluster for long scans, with connections of their own.
+    apart: Shared,
     /// Leaf locks, taken once per call. The first holds the last ends: an end that moves back shows a topic that was
     /// made anew under known metadata.
     last_ends: Mutex<HashMap<TopicPartition, i64>>,
@@ -64,12 +69,18 @@ impl KafkaSource {
     /// A source of the topics of this cluster, whose settings can work.
     pub(crate) fn over(cluster: Cluster) -> Self {
         let budget = cluster.config().fetch_budget_bytes;
+        let shared = Shared {
+            budget: Budget::new(budget),
+            pool: BufferPool::new(budget as usize),
+            cluster: Arc::new(cluster),
+        };
+        let apart = Shared {
+            cluster: Arc::new(Cluster::new(Arc::clone(shared.cluster.config()))),
+            ..shared.clone()
+        };
         Self {
-            shared: Shared {
-                budget: Budget::new(budget),
-                pool: BufferPool::new(budget as usize),
-                cluster: Arc::new(cluster),
-            },
+            shared,
+            apart,
             last_ends: Mutex::default(),
             coordinator: Mutex::default(),
         }
@@ -317,7 +328,12 @@ impl Source for KafkaSource {
     }
 
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {
-        Arc::new(KafkaScan::new(self.shared.clone(), &ranges, columns))
+        let offsets: u64 = ranges.iter().map(RangePlan::offsets).sum();
+        Arc::new(if offsets <= FEW_OFFSETS {
+            KafkaScan::new(self.shared.clone(), &ranges, columns)
+        } else {
+            KafkaScan::new(self.apart.clone(), &ranges, columns).on(reader::handle())
+        })
     }
 
     async fn publish(&self, positions: &[(TopicPartition, i64)]) -> Result<()> {

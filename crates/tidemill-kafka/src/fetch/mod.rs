@@ -9,6 +9,7 @@ mod damage;
 mod decompress;
 mod demand;
 mod outage;
+pub(crate) mod reader;
 pub(crate) mod record_batch;
 mod request;
 mod response;

@@ -9,6 +9,7 @@ use futures::stream;
 use tidemill_core::plan::RangePlan;
 use tidemill_engine::error::{Error, Kind};
 use tidemill_engine::source::{RangeStream, RawColumns, Scan};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -31,6 +32,8 @@ pub(crate) struct KafkaScan {
     /// Leaf locks: each is taken once per range, at its beginning.
     readers: Mutex<Vec<Option<SliceReader>>>,
     task: Arc<Mutex<Option<ScanTask>>>,
+    /// Where its sessions run; `None`: on the runtime of whoever takes the first range.
+    runtime: Option<Handle>,
 }
 
 impl KafkaScan {
@@ -51,7 +54,15 @@ impl KafkaScan {
         Self {
             readers: Mutex::new(readers.into_iter().map(Some).collect()),
             task: Arc::new(Mutex::new(Some(task))),
+            runtime: None,
         }
+    }
+
+    /// Its sessions run there. The connections of its cluster must be used nowhere else: they belong to the runtime that
+    /// made them.
+    pub(crate) fn on(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
     }
 }
 
@@ -63,9 +74,10 @@ impl Scan for KafkaScan {
             return stream::once(async { Err(Error::new(Kind::Bug, text)) }).boxed();
         };
         let task = Arc::clone(&self.task);
+        let runtime = self.runtime.clone();
         reader.into_stream(move || {
             if let Some(task) = task.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                tokio::spawn(task.run());
+                runtime.unwrap_or_else(Handle::current).spawn(task.run());
             }
         })
     }
