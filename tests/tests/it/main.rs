@@ -7,6 +7,7 @@
 mod bad_records;
 mod check;
 mod cluster;
+mod conformance;
 mod crash;
 mod disk_full;
 mod drills;
