@@ -216,7 +216,11 @@ fn is_manifest_name(name: &str) -> bool {
         .is_some_and(|stem| stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn rows_of_files(sink: &Path) -> Result<Vec<Value>> {
+/// The rows of a folder of JSON lines, through its manifests.
+///
+/// # Errors
+/// As [`Target::rows`].
+pub fn rows_of_files(sink: &Path) -> Result<Vec<Value>> {
     let mut rows = Vec::new();
     for manifest in manifests(sink)? {
         // A birth record has no files.

@@ -7,18 +7,20 @@ use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{Format, JsonFormat, RawFormat, parse_columns};
+use tidemill_engine::sql::dead_letters;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
 use tidemill_engine::time::{Clock, SystemClock};
-use tidemill_kafka::security::Security;
+use tidemill_kafka::security::{Security, is_security};
 use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
 use crate::open_sink::open_sink;
-use crate::settings::Settings;
-use crate::settings::sink::SinkSettings;
-use crate::settings::source::{SourceFormat, SourceSettings};
+use crate::settings::properties::Properties;
+use crate::settings::sink::{From, SinkKind, SinkSettings};
+use crate::settings::source::{DeadLetterTarget, SourceFormat, SourceSettings};
+use crate::settings::{self, Settings};
 
 /// The checkpoint of a pipeline.
 pub(crate) fn checkpoint(settings: &Settings) -> Checkpoint {
@@ -54,8 +56,17 @@ pub(crate) async fn driver(
         reduce_slices,
         memory_bytes_max: (memory / settings.sinks.len().max(1)).max(1),
     };
+    let named: Vec<(String, String)> = settings
+        .sinks
+        .iter()
+        .map(|sink| (sink.name.clone(), sink.from.sql()))
+        .collect();
+    let catalog = dead_letters::same_for_all(catalog, &named).await?;
+    let of_dead_letters: Vec<SinkSettings> = settings.sources.iter().filter_map(dead_letter_sink).collect();
     let mut outputs = Vec::new();
-    for sink in &settings.sinks {
+    for (sink, dead_letters) in
+        (of_dead_letters.iter().map(|sink| (sink, true))).chain(settings.sinks.iter().map(|sink| (sink, false)))
+    {
         let template = Template::plan(&catalog, &sink.name, &sink.from.sql())
             .await
             .map_err(|error| at_line(settings, &error, sink))?;
@@ -63,6 +74,7 @@ pub(crate) async fn driver(
             name: sink.name.clone(),
             template,
             sink: open_sink(&settings.name, sink)?,
+            dead_letters,
         });
     }
     let sources = settings
@@ -99,6 +111,44 @@ pub(crate) async fn driver(
         outputs,
         stop,
     ))
+}
+
+/// The sink that takes a source's dead letters, where it keeps them (X17).
+fn dead_letter_sink(source: &SourceSettings) -> Option<SinkSettings> {
+    let settings::source::OnBadRecord::DeadLetter(target) = &source.on_bad_record else {
+        return None;
+    };
+    let (sql, kind) = match target {
+        DeadLetterTarget::Topic(topic) => {
+            // What sets up the connection is the same; what bounds fetches is nothing to a producer.
+            let of_connection = |name: &str| name == "client.id" || is_security(name);
+            let properties = source.properties.0.clone().into_iter();
+            let kind = SinkKind::Kafka {
+                brokers: source.brokers.join(","),
+                topic: topic.clone(),
+                format: "raw",
+                key: Some("key".to_owned()),
+                headers: Some("headers".to_owned()),
+                compression: "none",
+                properties: Properties(properties.filter(|(name, _)| of_connection(name)).collect()),
+            };
+            (dead_letters::query_for_records(&source.name), kind)
+        }
+        DeadLetterTarget::Path(path) => {
+            let kind = SinkKind::File {
+                path: path.clone(),
+                format: "json",
+                compression: "",
+            };
+            (dead_letters::query_for_text(&source.name), kind)
+        }
+    };
+    Some(SinkSettings {
+        name: dead_letters::table_name(&source.name),
+        line: source.line,
+        from: From::Sql(sql),
+        kind,
+    })
 }
 
 /// DataFusion names the query; the person needs file and line.
@@ -157,12 +207,13 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
         name: source.name.clone(),
         source: Arc::new(KafkaSource::new(config)?),
         format,
-        on_bad_record: if source.skip_bad_records {
-            OnBadRecord::Skip
-        } else {
-            OnBadRecord::Stop
+        on_bad_record: match source.on_bad_record {
+            settings::source::OnBadRecord::Stop => OnBadRecord::Stop,
+            settings::source::OnBadRecord::Skip => OnBadRecord::Skip,
+            settings::source::OnBadRecord::DeadLetter(_) => OnBadRecord::DeadLetter,
         },
         columns,
+        checked: Vec::new(),
     }))
 }
 

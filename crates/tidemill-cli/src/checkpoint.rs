@@ -88,8 +88,8 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
 
 fn counts(sink: &SinkCommit) -> String {
     format!(
-        "{} rows of {} records, {} skipped",
-        sink.rows, sink.records_in, sink.skipped
+        "{} rows of {} records, {} skipped, {} dead-lettered",
+        sink.rows, sink.records_in, sink.skipped, sink.dead_lettered
     )
 }
 

@@ -41,6 +41,7 @@ pub(crate) async fn run(settings: &Settings, until_caught_up: bool) -> Result<()
         records = summary.records_in,
         rows = summary.rows_out,
         skipped = summary.skipped,
+        dead_lettered = summary.dead_lettered,
         "ended well"
     );
     Ok(())

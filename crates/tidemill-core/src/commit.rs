@@ -14,8 +14,24 @@ pub struct SliceReport {
     pub records_in: u64,
     /// Records left out as bad.
     pub skipped: u64,
+    /// Records left to the source's dead letters.
+    pub dead_lettered: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+}
+
+impl SliceReport {
+    /// What a slice reports before it has read anything.
+    pub fn of(range: RangePlan) -> Self {
+        Self {
+            reached: range.from,
+            range,
+            records_in: 0,
+            skipped: 0,
+            dead_lettered: 0,
+            bytes: 0,
+        }
+    }
 }
 
 /// The proof that every slice of a batch was read to its end. Sinks commit only against it.
@@ -24,6 +40,7 @@ pub struct CommitPermit {
     batch_id: BatchId,
     records_in: u64,
     skipped: u64,
+    dead_lettered: u64,
     bytes: u64,
 }
 
@@ -39,6 +56,10 @@ impl CommitPermit {
     /// Bad records left out.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+    /// Bad records left to the dead letters.
+    pub fn dead_lettered(&self) -> u64 {
+        self.dead_lettered
     }
     /// Bytes of keys and values read.
     pub fn bytes(&self) -> u64 {
@@ -105,6 +126,7 @@ pub fn decide(plan: &BatchPlan, sources: &[String], reports: &[SliceReport]) -> 
         batch_id: plan.batch_id,
         records_in: 0,
         skipped: 0,
+        dead_lettered: 0,
         bytes: 0,
     };
     for report in reports {
@@ -128,6 +150,7 @@ pub fn decide(plan: &BatchPlan, sources: &[String], reports: &[SliceReport]) -> 
         }
         permit.records_in += report.records_in;
         permit.skipped += report.skipped;
+        permit.dead_lettered += report.dead_lettered;
         permit.bytes += report.bytes;
     }
     match open.first() {

@@ -19,6 +19,8 @@ pub struct SinkFacts {
     pub identity: SinkIdentity,
     /// True where the sink keeps a ledger.
     pub exactly_once: bool,
+    /// True where it takes the dead letters of a source.
+    pub dead_letters: bool,
     /// The newest ledger record.
     pub ledger: Option<LedgerRecord>,
 }
@@ -54,8 +56,11 @@ pub enum Recovery {
     Finish {
         /// The plan, to be run unchanged.
         plan: LoggedPlan,
-        /// Sinks that lack it, in commit order. Empty: only the commit record is missing.
+        /// Sinks that lack it, in commit order. Empty: only the commit record is missing. Among them may be one for dead
+        /// letters that the plan does not name yet: the batch stopped at a bad record, and the file was changed to keep it.
         missing: Vec<String>,
+        /// Sinks to be born after it.
+        births: Vec<String>,
         /// True where the plan log lacks the plan and a sink's ledger gave it: the checkpoint is older than the sink.
         from_ledger: bool,
     },
@@ -215,12 +220,18 @@ pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
     let settled = facts.settled == Some(batch);
     let mut births = Vec::new();
     let mut missing = Vec::new();
+    let mut late = Vec::new();
     for sink in &facts.sinks {
+        let name = sink.identity.name.clone();
         match standing(sink, &last, facts.settled)? {
-            Standing::Unborn => births.push(sink.identity.name.clone()),
+            Standing::Unborn if sink.dead_letters => late.push(name),
+            Standing::Unborn => births.push(name),
             Standing::Holds => {}
-            Standing::Lacks => missing.push(sink.identity.name.clone()),
+            Standing::Lacks => missing.push(name),
         }
+    }
+    if missing.is_empty() || settled {
+        births.append(&mut late);
     }
     if settled {
         return Ok(Recovery::Continue { last, births });
@@ -236,9 +247,11 @@ pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
     if !missing.is_empty() && last.plan.pipeline_hash != facts.pipeline_hash {
         return Err(Refusal::ChangedUnsettled { batch });
     }
+    late.append(&mut missing);
     Ok(Recovery::Finish {
         plan: last,
-        missing,
+        missing: late,
+        births,
         from_ledger,
     })
 }
@@ -398,6 +411,7 @@ mod tests {
         SinkFacts {
             identity: identity(name),
             exactly_once: true,
+            dead_letters: name.ends_with(".dead_letter"),
             ledger,
         }
     }
@@ -456,6 +470,29 @@ mod tests {
         assert_eq!(missing(&decision), ["b"]);
         let decision = decide(&facts(Some(7), Some(6), vec![sink("a", Some(6)), sink("b", Some(6))])).expect("decides");
         assert_eq!(missing(&decision), ["a", "b"]);
+    }
+
+    #[test]
+    fn x17_a_batch_that_stopped_at_a_bad_record_runs_for_a_new_sink_of_dead_letters_first() {
+        let sinks = |b| vec![sink("events.dead_letter", None), sink("a", Some(6)), sink("b", b)];
+        let unsettled = decide(&facts(Some(7), Some(6), sinks(Some(6)))).expect("decides");
+        assert_eq!(missing(&unsettled), ["events.dead_letter", "a", "b"]);
+        let mut again = sinks(Some(6));
+        again[0] = sink("events.dead_letter", Some(7));
+        let again = decide(&facts(Some(7), Some(6), again)).expect("decides");
+        assert!(
+            matches!(again, Recovery::Finish { ref births, .. } if births.is_empty()),
+            "{again:?}"
+        );
+        assert_eq!(missing(&again), ["a", "b"], "it holds the batch already");
+    }
+
+    #[test]
+    fn x17_where_all_sinks_hold_the_batch_a_sink_of_dead_letters_is_born_after_it() {
+        let sinks = vec![sink("events.dead_letter", None), sink("a", Some(7)), sink("b", Some(7))];
+        let decision = decide(&facts(Some(7), Some(6), sinks)).expect("decides");
+        assert!(missing(&decision).is_empty());
+        assert!(matches!(decision, Recovery::Finish { ref births, .. } if births == &["events.dead_letter"]));
     }
 
     #[test]

@@ -59,6 +59,22 @@ pub struct RawRows {
     pub bytes: u64,
 }
 
+impl RawRows {
+    /// One of them by itself. Its bytes are not known.
+    pub fn row(&self, row: usize) -> Self {
+        let offsets = self.offsets.slice(row, 1);
+        Self {
+            position: offsets.value(0) + 1,
+            offsets,
+            keys: self.keys.as_ref().map(|keys| keys.slice(row, 1)),
+            values: self.values.as_ref().map(|values| values.slice(row, 1)),
+            timestamps: self.timestamps.as_ref().map(|times| times.slice(row, 1)),
+            headers: self.headers.as_ref().map(|headers| headers.slice(row, 1)),
+            bytes: 0,
+        }
+    }
+}
+
 /// The item field of [`RawRows::headers`].
 pub fn header_field() -> Arc<arrow::datatypes::Field> {
     use arrow::datatypes::{DataType, Field, Fields};

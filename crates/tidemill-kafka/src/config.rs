@@ -45,6 +45,14 @@ impl Topics {
             .map(Self::Matching)
             .map_err(|error| error.to_string())
     }
+
+    /// True where `topic` is one of them.
+    pub fn contains(&self, topic: &str) -> bool {
+        match self {
+            Self::Named(names) => names.iter().any(|name| name == topic),
+            Self::Matching(pattern) => pattern.is_match(topic),
+        }
+    }
 }
 
 impl<T: Into<String>, I: IntoIterator<Item = T>> From<I> for Topics {

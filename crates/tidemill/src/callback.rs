@@ -253,7 +253,7 @@ struct Nothing;
 impl BatchCommit for Nothing {
     async fn commit(self: Box<Self>, permit: &CommitPermit, _record: LedgerRecord) -> Result<Committed> {
         Ok(Committed {
-            rows: permit.records_in() - permit.skipped(),
+            rows: permit.records_in() - permit.skipped() - permit.dead_lettered(),
             files: Vec::new(),
         })
     }

@@ -214,6 +214,7 @@ async fn run(
             name,
             template,
             sink: Box::new(sink),
+            dead_letters: false,
         });
     }
     let driver_sources = sources
@@ -263,5 +264,6 @@ fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
         format: Arc::new(RawFormat),
         on_bad_record: OnBadRecord::Stop,
         columns: RawFormat::schema(),
+        checked: Vec::new(),
     })
 }

@@ -155,11 +155,9 @@ fn permit(plan: &BatchPlan) -> CommitPermit {
         .ranges
         .iter()
         .map(|range| SliceReport {
-            range: range.clone(),
             reached: range.until,
             records_in: range.offsets(),
-            skipped: 0,
-            bytes: 0,
+            ..SliceReport::of(range.clone())
         })
         .collect();
     decide(plan, &["events".to_owned()], &reports).unwrap()

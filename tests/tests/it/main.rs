@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod conformance;
 mod crash;
+mod dead_letters;
 mod disk_full;
 mod drills;
 mod hard_topics;

@@ -1,6 +1,7 @@
 //! `[sources.x]`
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use tidemill_core::loss::OnOutOfRange;
 use tidemill_core::rate::PartitionBound;
@@ -10,6 +11,7 @@ use toml::de::DeValue;
 
 use super::document::Section;
 use super::properties::{Properties, properties};
+use super::sink::local_path;
 use super::units;
 
 /// How values are read.
@@ -19,6 +21,26 @@ pub(crate) enum SourceFormat {
     Json,
     /// Bytes, as the column `value`.
     Raw,
+}
+
+/// What a bad record does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OnBadRecord {
+    /// Stops the stream.
+    Stop,
+    /// Is left out and counted.
+    Skip,
+    /// Is left out, counted, and kept in a sink of its own.
+    DeadLetter(DeadLetterTarget),
+}
+
+/// Where dead letters go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DeadLetterTarget {
+    /// A topic of the source's cluster.
+    Topic(String),
+    /// Files in a folder.
+    Path(PathBuf),
 }
 
 /// One source.
@@ -42,8 +64,8 @@ pub(crate) struct SourceSettings {
     pub on_new_partition: OnNewPartition,
     /// Offsets that are gone before they were read.
     pub on_out_of_range: OnOutOfRange,
-    /// True: bad records are left out and counted; false: they stop the stream.
-    pub skip_bad_records: bool,
+    /// What a bad record does.
+    pub on_bad_record: OnBadRecord,
     /// Records of each partition.
     pub bound: PartitionBound,
     /// Records per second while back-pressure has no estimate.
@@ -65,7 +87,7 @@ const PROPERTIES: &[&str] = &[
     "fetch.max.bytes",
 ];
 
-pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<SourceSettings> {
+pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Path) -> Option<SourceSettings> {
     section.one_of("kind", &["kafka"], &[], "kafka");
     if !section.has("kind") {
         section.wrong("kind", "is missing; for example kind = \"kafka\"");
@@ -106,7 +128,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         "latest" => OnOutOfRange::Latest,
         _ => OnOutOfRange::Stop,
     };
-    let skip_bad_records = section.one_of("on_bad_record", &["stop", "skip"], &["{…}"], "stop") == "skip";
+    let on_bad_record = on_bad_record(&section, format, topics.as_ref(), folder);
     section.one_of("reader", &["native"], &["librdkafka"], "native");
     let read_committed = section.one_of(
         "isolation",
@@ -134,7 +156,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str) -> Option<So
         start,
         on_new_partition,
         on_out_of_range,
-        skip_bad_records,
+        on_bad_record,
         bound,
         initial_rate,
         batch_bytes_max,
@@ -152,6 +174,57 @@ fn refused_property(name: &str, value: &str) -> Option<String> {
     }
     let is_wrong = name != "client.id" && value.parse::<u32>().is_err();
     is_wrong.then(|| "expected a number of bytes".to_owned())
+}
+
+fn on_bad_record(
+    section: &Section<'_, '_>,
+    format: SourceFormat,
+    topics: Option<&Topics>,
+    folder: &Path,
+) -> OnBadRecord {
+    if !section.raw("on_bad_record").is_some_and(DeValue::is_table) {
+        let forms = ["stop", "skip"];
+        return match section.one_of("on_bad_record", &forms, &[], "stop") {
+            "skip" => OnBadRecord::Skip,
+            _ => OnBadRecord::Stop,
+        };
+    }
+    let target = dead_letter(section, folder);
+    if format == SourceFormat::Raw {
+        section.wrong("on_bad_record", "raw reads every record: none is bad, leave this out");
+    }
+    if let (Some(DeadLetterTarget::Topic(topic)), Some(read)) = (&target, topics)
+        && read.contains(topic)
+    {
+        section.wrong(
+            "on_bad_record",
+            format!("the source reads the topic {topic} itself: its dead letters would come back"),
+        );
+    }
+    target.map_or(OnBadRecord::Stop, OnBadRecord::DeadLetter)
+}
+
+/// `{ dead_letter = { topic = … } }` or `{ dead_letter = { path = … } }`.
+fn dead_letter(section: &Section<'_, '_>, folder: &Path) -> Option<DeadLetterTarget> {
+    let policy = section.sub("on_bad_record")?;
+    let found = policy.sub("dead_letter").and_then(|target| {
+        let topic = target.text("topic");
+        let path = target.text("path");
+        if target.has("topic") == target.has("path") {
+            policy.wrong("dead_letter", "expected either topic or path");
+        }
+        let path = path.and_then(|path| local_path(&target, "path", Some(path), folder));
+        target.finish();
+        topic.map(DeadLetterTarget::Topic).or(path.map(DeadLetterTarget::Path))
+    });
+    if !policy.has("dead_letter") {
+        section.wrong(
+            "on_bad_record",
+            "expected stop, skip or { dead_letter = { topic = \"…\" } }",
+        );
+    }
+    policy.finish();
+    found
 }
 
 fn topics(section: &Section<'_, '_>) -> Option<Topics> {

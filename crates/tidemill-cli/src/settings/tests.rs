@@ -53,14 +53,33 @@ fn the_sample_is_read() {
     assert_eq!(settings.checkpoint, Path::new("/pipelines/checkpoint/ad-views"));
     let source = &settings.sources[0];
     assert_eq!(
-        (source.bound.max_rate, source.skip_bad_records, source.line),
-        (100_000, true, 7)
+        (source.bound.max_rate, &source.on_bad_record, source.line),
+        (100_000, &source::OnBadRecord::Skip, 7)
     );
     assert_eq!(
         source.start,
         StartPolicy::Offsets([("events".to_owned(), [(0, 17)].into())].into())
     );
     assert_eq!(settings.sinks[0].from, From::Table("views".to_owned()));
+}
+
+#[test]
+fn dead_letters_go_to_a_topic_or_a_folder() {
+    for (text, target) in [
+        ("{ topic = \"t\" }", source::DeadLetterTarget::Topic("t".to_owned())),
+        (
+            "{ path = \"p\" }",
+            source::DeadLetterTarget::Path("/pipelines/p".into()),
+        ),
+    ] {
+        let file = SAMPLE.replace("\"skip\"", &format!("{{ dead_letter = {text} }}"));
+        let settings = parse(&file).expect(text);
+        assert_eq!(
+            settings.sources[0].on_bad_record,
+            source::OnBadRecord::DeadLetter(target),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -160,7 +179,22 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "\"skip\"",
         "{ path = \"x\" }",
-        "f.toml:16: sources.events.on_bad_record: this form is not in this version",
+        "f.toml:16: sources.events.on_bad_record: expected stop, skip or { dead_letter = { topic = \"…\" } }",
+    ),
+    (
+        "\"skip\"",
+        "{ dead_letter = { topic = \"x\", path = \"y\" } }",
+        "f.toml:16: sources.events.on_bad_record.dead_letter: expected either topic or path",
+    ),
+    (
+        "\"skip\"",
+        "{ dead_letter = { topic = \"events\" } }",
+        "f.toml:16: sources.events.on_bad_record: the source reads the topic events itself",
+    ),
+    (
+        "\"skip\"",
+        "{ dead_letter = { topc = \"x\" } }",
+        "sources.events.on_bad_record.dead_letter.topc: unknown key; did you mean \"topic\"?",
     ),
     ("\"PLAINTEXT\"", "\"SASL_SSL\"", "sasl.mechanism: is missing"),
     (

@@ -56,6 +56,9 @@ pub struct SinkCommit {
     pub records_in: u64,
     /// Bad records left out.
     pub skipped: u64,
+    /// Bad records left to the source's dead letters.
+    #[serde(default)]
+    pub dead_lettered: u64,
     /// Bytes of keys and values read.
     pub bytes: u64,
     /// True where a recovery found the batch in the sink's ledger already.

@@ -212,6 +212,7 @@ async fn attempt_output(
         files: committed.files,
         records_in: permit.records_in(),
         skipped: permit.skipped(),
+        dead_lettered: permit.dead_lettered(),
         bytes: permit.bytes(),
         found: false,
         millis: 0,

@@ -76,6 +76,8 @@ pub struct Output {
     pub template: Template,
     /// The sink.
     pub sink: Box<dyn Sink>,
+    /// True where its rows are the dead letters of a source (X17).
+    pub dead_letters: bool,
 }
 
 /// Settings of the loop.
@@ -111,6 +113,18 @@ pub struct Summary {
     pub rows_out: u64,
     /// Bad records left out.
     pub skipped: u64,
+    /// Bad records given to the dead letters.
+    pub dead_lettered: u64,
+}
+
+/// What a batch read and wrote, over all its sinks. The sinks of dead letters read the same records once more and are
+/// counted only by what they hold.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    records_in: u64,
+    rows: u64,
+    skipped: u64,
+    dead_lettered: u64,
 }
 
 /// How far a run has come, for a progress bar.
@@ -179,7 +193,7 @@ impl Driver {
         mut outputs: Vec<Output>,
         stop: watch::Receiver<bool>,
     ) -> (Self, watch::Receiver<Progress>) {
-        outputs.sort_by(|a, b| a.name.cmp(&b.name));
+        outputs.sort_by(|a, b| (!a.dead_letters, &a.name).cmp(&(!b.dead_letters, &b.name)));
         let (progress, watched) = watch::channel(Progress::default());
         (
             Self {
@@ -395,11 +409,11 @@ impl Driver {
         running.publisher.settled(&running.positions);
         running.sink_bytes_max = self.bytes_within_limits(&commit).or(running.sink_bytes_max);
         running.summary.batches += u64::from(batch > 0);
-        for sink in commit.sinks.values() {
-            running.summary.records_in += sink.records_in;
-            running.summary.rows_out += sink.rows;
-            running.summary.skipped += sink.skipped;
-        }
+        let counts = self.counts(&commit);
+        running.summary.records_in += counts.records_in;
+        running.summary.rows_out += counts.rows;
+        running.summary.skipped += counts.skipped;
+        running.summary.dead_lettered += counts.dead_lettered;
         running.last = logged.clone();
         running.unlogged = Some(Unlogged {
             logged,
@@ -457,17 +471,33 @@ impl Driver {
             .min()
     }
 
+    fn counts(&self, commit: &CommitRecord) -> Counts {
+        let mut counts = Counts::default();
+        for output in &self.outputs {
+            let Some(sink) = commit.sinks.get(&output.name) else {
+                continue;
+            };
+            if output.dead_letters {
+                counts.dead_lettered += sink.rows;
+            } else {
+                counts.records_in += sink.records_in;
+                counts.rows += sink.rows;
+                counts.skipped += sink.skipped;
+            }
+        }
+        counts
+    }
+
     fn log_batch(&self, running: &mut Running, plan: &BatchPlan, commit: &CommitRecord, stages: [Duration; 3]) {
-        let records: u64 = commit.sinks.values().map(|sink| sink.records_in).sum();
-        let rows: u64 = commit.sinks.values().map(|sink| sink.rows).sum();
-        let skipped: u64 = commit.sinks.values().map(|sink| sink.skipped).sum();
+        let counts = self.counts(commit);
         let lag = running.lag.lag(self.clock.now_ms(), &running.positions);
         let [planned, worked, settled] = stages.map(|stage| stage.as_secs_f64() * 1_000.0);
         tracing::info!(
             batch = plan.batch_id,
-            records,
-            rows,
-            skipped,
+            records = counts.records_in,
+            rows = counts.rows,
+            skipped = counts.skipped,
+            dead_lettered = counts.dead_lettered,
             ranges = plan.ranges.len(),
             lag_records = lag.records,
             lag_seconds = lag.seconds,

@@ -176,6 +176,7 @@ impl Driver {
             .map(|output| SinkFacts {
                 identity: output.sink.identity(),
                 exactly_once: output.sink.exactly_once(),
+                dead_letters: output.dead_letters,
                 ledger: ledgers.get(&output.name).cloned().flatten(),
             })
             .collect();
@@ -233,6 +234,7 @@ impl Driver {
             Recovery::Finish {
                 plan,
                 missing,
+                births,
                 from_ledger,
             } => {
                 tracing::warn!(
@@ -247,18 +249,12 @@ impl Driver {
                     missing
                 };
                 let mut running = running(plan.clone());
-                let unborn: Vec<String> = self
-                    .outputs
-                    .iter()
-                    .map(|output| output.name.clone())
-                    .filter(|name| !plan.plan.sinks.iter().any(|sink| sink.name == *name))
-                    .collect();
                 let known = self.checkpoint.losses(plan.plan.batch_id).await?;
                 let losses = known.into_iter().flat_map(|record| record.losses).collect();
                 self.finish_batch(&mut running, plan.clone(), losses, &missing, Duration::ZERO)
                     .await?;
                 self.settle(&mut running).await?;
-                for name in unborn {
+                for name in births {
                     self.birth(&running.claim, &plan, &name).await?;
                 }
                 running

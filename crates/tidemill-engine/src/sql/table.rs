@@ -21,6 +21,8 @@ pub enum OnBadRecord {
     Stop,
     /// Leaves it out and counts it.
     Skip,
+    /// Leaves it out, counts it, and gives it to the table of the source's dead letters.
+    DeadLetter,
 }
 
 /// A column that every Kafka table has beside its own.
@@ -85,6 +87,50 @@ pub enum Column {
     Metadata(MetadataColumn),
 }
 
+/// What a scan takes of the records that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Those that can be read, as these columns.
+    Records(Vec<Column>),
+    /// Those that can't, as these columns of [`dead_letters::schema`](super::dead_letters::schema).
+    DeadLetters(Vec<usize>),
+}
+
+impl Take {
+    /// The declared columns among them.
+    pub(super) fn wanted(&self) -> Vec<usize> {
+        let Self::Records(columns) = self else {
+            return Vec::new();
+        };
+        columns
+            .iter()
+            .filter_map(|column| match column {
+                Column::Value(index) => Some(*index),
+                Column::Metadata(_) => None,
+            })
+            .collect()
+    }
+
+    /// The parts of a record that they need.
+    pub(super) fn raw_columns(&self, decodes: bool) -> RawColumns {
+        let Self::Records(columns) = self else {
+            return RawColumns {
+                key: true,
+                value: true,
+                timestamp: true,
+                headers: true,
+            };
+        };
+        let has = |wanted| columns.contains(&Column::Metadata(wanted));
+        RawColumns {
+            key: has(MetadataColumn::Key),
+            value: decodes,
+            timestamp: has(MetadataColumn::Timestamp),
+            headers: has(MetadataColumn::Headers),
+        }
+    }
+}
+
 /// A source bound to its format: the table that queries name.
 #[derive(Debug, Clone)]
 pub struct SourceTable {
@@ -98,6 +144,22 @@ pub struct SourceTable {
     pub on_bad_record: OnBadRecord,
     /// Declared columns.
     pub columns: SchemaRef,
+    /// Declared columns, by index, that are read of every record whatever a query wants, so that a record is bad for all
+    /// outputs or for none.
+    pub checked: Vec<usize>,
+}
+
+impl SourceTable {
+    /// The declared columns that are read for `take`, the wanted ones first.
+    pub(super) fn decoded(&self, take: &Take) -> Vec<usize> {
+        let mut decoded = take.wanted();
+        for column in &self.checked {
+            if !decoded.contains(column) {
+                decoded.push(*column);
+            }
+        }
+        decoded
+    }
 }
 
 /// A [`SourceTable`] with the metadata columns that one query names, as DataFusion sees it.
@@ -151,20 +213,9 @@ impl TableProvider for QueriedTable {
         let slices = state.config().target_partitions().max(2);
         Ok(Arc::new(ReadRangesExec::template(
             Arc::clone(&self.table),
-            columns,
+            Take::Records(columns),
             schema,
             slices,
         )?))
-    }
-}
-
-/// The parts of a record that `columns` need.
-pub(super) fn raw_columns(columns: &[Column], format_needs_value: bool) -> RawColumns {
-    let has = |wanted| columns.contains(&Column::Metadata(wanted));
-    RawColumns {
-        key: has(MetadataColumn::Key),
-        value: format_needs_value,
-        timestamp: has(MetadataColumn::Timestamp),
-        headers: has(MetadataColumn::Headers),
     }
 }

@@ -1,5 +1,6 @@
 //! A query planned once; per batch only its ranges change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -13,10 +14,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use tidemill_core::plan::{BatchPlan, RangePlan};
 
+use super::dead_letters;
 use super::functions::{BatchCell, functions};
 use super::octet_length::octet_length;
-use super::read::{ReadRangesExec, ScanRun};
-use super::table::{MetadataColumn, QueriedTable, SourceTable};
+use super::read::ReadRangesExec;
+use super::scan_run::ScanRun;
+use super::table::{MetadataColumn, OnBadRecord, QueriedTable, SourceTable};
 use crate::error::{Error, Kind, Result};
 
 /// Operators that keep the rows of a slice together and in order.
@@ -122,6 +125,21 @@ impl Template {
         &self.sources
     }
 
+    /// The declared columns of `source`, by index, that the query wants.
+    pub fn columns_of(&self, source: &str) -> BTreeSet<usize> {
+        let mut columns = BTreeSet::new();
+        let walked = self.plan.apply(|node| {
+            if let Some(read) = node.downcast_ref::<ReadRangesExec>()
+                && read.source() == source
+            {
+                columns.extend(read.wanted());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        debug_assert!(walked.is_ok(), "nothing in the walk fails");
+        columns
+    }
+
     /// True where each output slice is one range with its records in order.
     pub fn ordered(&self) -> bool {
         self.ordered
@@ -208,6 +226,9 @@ async fn frame(
         .filter(|column| names(sql, column.name()))
         .collect();
     for table in &catalog.tables {
+        if table.on_bad_record == OnBadRecord::DeadLetter {
+            dead_letters::register(session, table).map_err(|error| refused(what, error))?;
+        }
         let queried = QueriedTable::new(Arc::clone(table), metadata.clone());
         // A query may name a source that is registered from the query before: the metadata columns may differ.
         let _before = session
