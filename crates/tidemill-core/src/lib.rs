@@ -5,6 +5,7 @@
 //! Rules are cited as `X1`…`X32`; `docs/architecture.md` lists them.
 
 pub mod commit;
+pub mod fixed_cost;
 pub mod ledger;
 pub mod loss;
 pub mod next_batch;

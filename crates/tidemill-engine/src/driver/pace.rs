@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tidemill_core::fixed_cost::FixedCost;
 use tidemill_core::plan::BatchPlan;
 use tidemill_core::rate::{Completed, InvalidPid, PidEstimator, PidSettings};
 
@@ -19,6 +20,7 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct OfSource {
     estimator: PidEstimator,
+    fixed: FixedCost,
     /// Records per second, once there is an estimate.
     rate: Option<u64>,
 }
@@ -34,7 +36,12 @@ impl Pace {
         };
         let of_source = |source: &DriverSource| {
             let estimator = PidEstimator::new(settings)?;
-            Ok((source.name.clone(), OfSource { estimator, rate: None }))
+            let of = OfSource {
+                estimator,
+                fixed: FixedCost::default(),
+                rate: None,
+            };
+            Ok((source.name.clone(), of))
         };
         Ok(Self {
             of_source: sources.iter().map(of_source).collect::<Result<_, _>>()?,
@@ -63,10 +70,15 @@ impl Pace {
                 .filter(|range| range.source == *name)
                 .map(|range| range.offsets())
                 .sum();
+            if offsets == 0 {
+                continue;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "the records of one batch")]
+            let of_records = of.fixed.without(offsets as f64, took.as_secs_f64() * 1_000.0);
             let estimate = of.estimator.rate(&Completed {
                 ended_ms: millis(now),
                 records: i64::try_from(offsets).unwrap_or(i64::MAX),
-                processing_ms: millis(took),
+                processing_ms: millis(Duration::from_secs_f64(of_records / 1_000.0)).max(1),
                 waited_ms: millis(self.waited),
             });
             if let Some(rate) = estimate {
