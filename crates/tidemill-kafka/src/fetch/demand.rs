@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
+/// Chunks that may lie ready for a slice while it works on another. A slice takes a chunk in the time of a request or two:
+/// with one chunk ahead it would wait for each answer that another slice's came before.
+pub(crate) const AHEAD_CHUNKS_MAX: u64 = 3;
+
 /// How much a slice wants its next chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Want {
-    /// It works on the last one; the next may be fetched meanwhile.
+    /// It has work, and room for chunks that are fetched meanwhile.
     Ahead,
     /// It waits.
     Waiting,
@@ -27,12 +31,13 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// What the slice wants, if it took all of the `delivered` chunks.
+    /// What the slice wants after `delivered` chunks, if it has room.
     pub(crate) fn want(&self, delivered: u64) -> Option<Want> {
-        if !self.polled.load(Ordering::Acquire) || self.taken.load(Ordering::Acquire) != delivered {
+        let ahead = delivered - self.taken.load(Ordering::Acquire);
+        if !self.polled.load(Ordering::Acquire) || ahead >= AHEAD_CHUNKS_MAX {
             return None;
         }
-        Some(if self.waiting.load(Ordering::Acquire) {
+        Some(if ahead == 0 && self.waiting.load(Ordering::Acquire) {
             Want::Waiting
         } else {
             Want::Ahead

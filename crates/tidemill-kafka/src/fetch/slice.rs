@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::budget::BudgetPermit;
 use super::buffer_pool::BufferPool;
 use super::chunk::Chunk;
-use super::demand::{Demand, DemandHandle, Want};
+use super::demand::{AHEAD_CHUNKS_MAX, Demand, DemandHandle, Want};
 use super::outage::{Interruption, Outage};
 
 /// A chunk on its way to its slice. The permit ends when the chunk's rows are handed on.
@@ -70,8 +70,8 @@ pub(crate) fn pair(
     pool: &BufferPool,
     changes: &Arc<watch::Sender<()>>,
 ) -> (Slice, SliceReader) {
-    // One place: the session delivers only to slices that took all there was.
-    let (sender, receiver) = mpsc::channel(1);
+    // The session delivers only where there is room; one more place, so that an error always has it.
+    let (sender, receiver) = mpsc::channel(AHEAD_CHUNKS_MAX as usize + 1);
     let handle = DemandHandle::new(changes);
     let slice = Slice {
         partition: range.partition.clone(),
@@ -128,8 +128,7 @@ impl Slice {
 
     fn send(&mut self, delivery: Result<Delivery>) {
         self.delivered += 1;
-        // A closed channel belongs to a stream that was dropped. A full one can only be met by an error, which then
-        // comes up as a missing end instead.
+        // A closed channel belongs to a stream that was dropped; a full one is not met.
         drop(self.chunks.try_send(delivery));
     }
 
