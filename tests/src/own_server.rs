@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::pipeline::look_again_soon;
+use crate::target::with_database_at;
 
 /// A dying server has ended by then.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -39,7 +40,10 @@ impl OwnServer {
     }
 
     fn start(server: &str, variable: &str) -> Result<Self> {
-        let exports = Exports(script(&["own", server])?);
+        Self::of(&Exports(script(&["own", server])?), variable)
+    }
+
+    fn of(exports: &Exports, variable: &str) -> Result<Self> {
         Ok(Self {
             run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
             address: exports.value(variable)?.to_owned(),
@@ -125,6 +129,45 @@ impl SecureKafka {
 impl Drop for SecureKafka {
     fn drop(&mut self) {
         stop(&self.run);
+    }
+}
+
+/// A PostgreSQL server whose certificate names 127.0.0.1 and nothing else. The role `pipeline` (password `hunter2`) is let in
+/// over TLS only, the role `client` by its certificate; both may make tables.
+#[derive(Debug)]
+pub struct SecurePostgres {
+    server: OwnServer,
+    certificates: PathBuf,
+}
+
+impl SecurePostgres {
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn start() -> Result<Self> {
+        let exports = Exports(script(&["own", "secure-postgres"])?);
+        let certificates = PathBuf::from(exports.value("TIDEMILL_TEST_CERTIFICATES")?);
+        let server = OwnServer::of(&exports, "TIDEMILL_TEST_POSTGRES")?;
+        with_database_at(server.address(), async |database| {
+            let roles = "CREATE ROLE pipeline LOGIN PASSWORD 'hunter2'; CREATE ROLE client LOGIN; \
+                         GRANT CREATE, USAGE ON SCHEMA public TO pipeline, client";
+            Ok(database.batch_execute(roles).await?)
+        })?;
+        Ok(Self { server, certificates })
+    }
+
+    /// A URL of the superuser, who is let in without TLS.
+    pub fn address(&self) -> &str {
+        self.server.address()
+    }
+
+    /// `host:port/database`.
+    pub fn place(&self) -> &str {
+        self.address().rsplit('@').next().unwrap_or_default()
+    }
+
+    /// A PEM file: `ca.pem`, `client.pem`, `client.key`; `stranger.pem` is a CA that signed nothing.
+    pub fn pem(&self, name: &str) -> String {
+        self.certificates.join(name).display().to_string()
     }
 }
 

@@ -12,3 +12,4 @@ pub mod source;
 pub mod sql;
 pub mod store;
 pub mod time;
+pub mod tls;

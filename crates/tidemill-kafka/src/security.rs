@@ -1,37 +1,8 @@
 //! How connections are encrypted and who we are on them, from properties.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-/// A text that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// A PEM text, or where one lies. Files are read for each connection, so that renewed certificates are taken up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Pem {
-    /// A file.
-    File(String),
-    /// The text itself.
-    Text(Secret),
-}
-
-/// What an encrypted connection is checked by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tls {
-    /// Who must have signed the broker's certificate; the system's roots where there is none.
-    pub(crate) ca: Option<Pem>,
-    /// Our own certificate and its key.
-    pub(crate) client: Option<(Pem, Pem)>,
-    /// Whether the certificate must name the broker's host.
-    pub(crate) check_host: bool,
-}
+use tidemill_engine::tls::{Check, Names, Pem, Secret, Tls};
 
 /// How we say who we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +98,13 @@ const ALIASES: [(&str, &str); 4] = [
     ("ssl.keystore.certificate.chain", CERTIFICATE),
     ("ssl.keystore.key", KEY),
 ];
+
+/// What errors call them.
+const TLS_NAMES: Names = Names {
+    ca: CA_FILE,
+    certificate: CERTIFICATE_FILE,
+    key: KEY_FILE,
+};
 
 /// True where a property says something about security.
 pub fn is_security(name: &str) -> bool {
@@ -246,18 +224,19 @@ impl<'a> Given<'a> {
             (None, Some(_)) => self.refuse(KEY_FILE, format!("needs its certificate: {CERTIFICATE_FILE}")),
             _ => {}
         }
-        let check_host = match self.value(CHECK_HOST) {
-            None | Some("https") => true,
-            Some("none" | "") => false,
+        let check = match self.value(CHECK_HOST) {
+            None | Some("https") => Check::Host,
+            Some("none" | "") => Check::Signer,
             Some(_) => {
                 self.refuse(CHECK_HOST, "is https or none");
-                true
+                Check::Host
             }
         };
         Tls {
             ca: self.pem(CA_FILE, CA),
             client: certificate.zip(key),
-            check_host,
+            check,
+            names: TLS_NAMES,
         }
     }
 
@@ -376,7 +355,8 @@ mod tests {
             tls: Some(Tls {
                 ca: Some(Pem::File("/ca.pem".to_owned())),
                 client: None,
-                check_host: true,
+                check: Check::Host,
+                names: TLS_NAMES,
             }),
             sasl: Some(Sasl::ScramSha512(login())),
             may_reveal: false,

@@ -19,6 +19,7 @@ mod lost_answers;
 mod offsets;
 mod outages;
 mod postgres_sink;
+mod postgres_tls;
 mod queries;
 mod refusals;
 mod secure;

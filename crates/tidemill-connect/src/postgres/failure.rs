@@ -1,7 +1,9 @@
 //! Errors of the server and the connection, by what their reader should do.
 
+use std::error::Error as _;
 use std::fmt::{Display, Write};
 
+use rustls::CertificateError;
 use tidemill_engine::error::{Error, Kind};
 use tokio_postgres::error::DbError;
 
@@ -19,8 +21,49 @@ pub(super) fn failure(what: impl Display, error: tokio_postgres::Error) -> Error
             }
             Error::new(kind, text)
         }
-        None => Error::with_source(Kind::Unavailable, what.to_string(), error),
+        None => match distrust(&error) {
+            Some(why) => Error::new(Kind::Refused, format!("{what}: {why}")),
+            None => Error::with_source(Kind::Unavailable, what.to_string(), error),
+        },
     }
+}
+
+/// Why the two ends could not agree to encrypt, with the way out, where that is what went wrong.
+fn distrust(error: &tokio_postgres::Error) -> Option<String> {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
+    }
+    // An I/O error shows its cause only to who asks it.
+    let reason = causes.iter().find_map(|cause| {
+        let inner = || {
+            cause
+                .downcast_ref::<std::io::Error>()?
+                .get_ref()?
+                .downcast_ref::<rustls::Error>()
+        };
+        cause.downcast_ref::<rustls::Error>().or_else(inner)
+    });
+    let Some(reason) = reason else {
+        let last = causes.last()?.to_string();
+        return last
+            .contains("does not support TLS")
+            .then(|| format!("{last}; sslmode=disable does without, and sends everything readable for who listens"));
+    };
+    let way_out = match reason {
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "; connect by a name that the certificate has, or take sslmode=verify-ca",
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; give the CA that signed it as sslrootcert"
+        }
+        rustls::Error::InvalidCertificate(_) => "",
+        rustls::Error::AlertReceived(_) => "; it may ask for a client certificate that it trusts: sslcert and sslkey",
+        _ => return None,
+    };
+    Some(format!("{reason}{way_out}"))
 }
 
 /// What an SQLSTATE asks for. What isn't known to pass by itself is refused: a retry could go on for ever.

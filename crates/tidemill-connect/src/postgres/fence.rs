@@ -8,8 +8,9 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{Claim, SinkState};
 use tokio_postgres::types::Type;
 
+use super::address::Address;
 use super::failure::failure;
-use super::session::{Address, Session};
+use super::session::Session;
 
 /// Begins every transaction. Each statement sees what was committed before it, whatever the server's default is.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";

@@ -4,6 +4,7 @@
 //! first and holds to its end, and `tidemill_ledger`, one row per batch. Timestamps are stored to the microsecond; the
 //! nanoseconds of finer ones are cut off.
 
+mod address;
 mod batch;
 mod encode;
 mod failure;
@@ -22,9 +23,10 @@ use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput, SinkState};
 
+use address::Address;
 use batch::Into;
 use fence::Fence;
-use session::{Address, Keeper, Session};
+use session::{Keeper, Session};
 use table::Table;
 use types::Column;
 use upsert::Upsert;
@@ -32,8 +34,9 @@ use upsert::Upsert;
 /// Where a [`PostgresSink`] writes.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database`, or `postgres:///database?host=/socket/folder&port=5432`. Only
-    /// loopback addresses and sockets: there is no TLS yet.
+    /// `postgres://user:password@host:port/database`, or `postgres:///database?host=/socket/folder&port=5432`. With libpq's
+    /// `sslmode` (`disable`, `require`, `verify-ca`, `verify-full`), `sslrootcert`, `sslcert` and `sslkey`; without
+    /// `sslmode` loopback addresses and sockets are not encrypted and every other host is checked in full.
     pub url: String,
     /// `table` or `schema.table`, taken as written: not folded to lower case, not quoted. Without a schema the search
     /// path decides.
@@ -76,7 +79,7 @@ impl PostgresSink {
     /// A sink named `name` in the pipeline. Opens no connection.
     ///
     /// # Errors
-    /// `Config` where the URL or the table's name can't be read, or the host would need TLS.
+    /// `Config` where the URL or the table's name can't be read, or asks for what there is not.
     pub fn new(name: String, config: PostgresConfig) -> Result<Self> {
         Ok(Self {
             address: Address::parse(&name, &config.url)?,
