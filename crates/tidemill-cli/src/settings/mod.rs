@@ -130,7 +130,7 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
     let sources: Vec<SourceSettings> = top
         .named("sources")
         .into_iter()
-        .filter_map(|(name, section)| source::read(&name, section, &app))
+        .filter_map(|(name, section)| source::read(&name, section, &app, folder))
         .collect();
     let queries: Vec<QuerySettings> = top
         .named("queries")
