@@ -11,6 +11,7 @@ mod conformance;
 mod crash;
 mod disk_full;
 mod drills;
+mod formats;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
