@@ -114,6 +114,11 @@ fn load(records: u64, kafka: Option<String>) -> Result<()> {
             Compression::Lz4,
         ),
         (
+            topics::AVRO_EVENTS,
+            Records::AvroAdEvents(expected::ad_events()),
+            Compression::Lz4,
+        ),
+        (
             topics::RAW,
             Records::RandomBytes(expected::random_bytes()),
             Compression::None,

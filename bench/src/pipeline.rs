@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tidemill_kafka::embedded::ad_events::AVRO_SCHEMA;
+
+/// The schema of Avro records, beside the pipeline file.
+const SCHEMA_FILE: &str = "events.avsc";
 
 /// How the source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub(crate) enum SourceFormat {
     Raw,
     /// All seven columns are declared.
     Json,
+    /// The schema lies beside the file.
+    Avro,
 }
 
 /// The seven columns of an ad event.
@@ -59,6 +65,9 @@ impl Pipeline {
         std::fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let pipeline = Self { folder, name };
         std::fs::write(pipeline.file(), text.toml(&pipeline.name)).context("write the pipeline file")?;
+        if text.format == SourceFormat::Avro {
+            std::fs::write(pipeline.folder.join(SCHEMA_FILE), AVRO_SCHEMA).context("write the schema")?;
+        }
         Ok(pipeline)
     }
 
@@ -91,6 +100,7 @@ impl Text<'_> {
         let format = match self.format {
             SourceFormat::Raw => "format = \"raw\"".to_owned(),
             SourceFormat::Json => format!("format = \"json\"\ncolumns = \"{COLUMNS}\""),
+            SourceFormat::Avro => format!("format = \"avro\"\nschema = \"{SCHEMA_FILE}\""),
         };
         format!(
             r#"name = "{name}"

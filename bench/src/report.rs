@@ -127,6 +127,12 @@ pub(crate) const TARGETS: &[Target] = &[
     ),
     target("json-count", "peak_mib", "MiB peak memory", Bound::AtMost(200.0)),
     target(
+        "avro-count",
+        "cpu_ns_per_record",
+        "ns CPU per record",
+        Bound::AtMost(450.0),
+    ),
+    target(
         "parquet",
         "cpu_ns_per_record",
         "ns CPU per input record",

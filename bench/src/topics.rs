@@ -22,6 +22,8 @@ use crate::pace;
 
 /// Ad events.
 pub(crate) const EVENTS: &str = "bench-events";
+/// The same in Avro's binary encoding.
+pub(crate) const AVRO_EVENTS: &str = "bench-events-avro";
 /// 100 random bytes each.
 pub(crate) const RAW: &str = "bench-raw";
 /// Partitions of every topic that holds data.

@@ -32,6 +32,8 @@ pub(crate) enum Row {
     CountRaw,
     /// JSON, views only, counted per ad
     JsonCount,
+    /// The same events in Avro, views only, counted per ad
+    AvroCount,
     /// JSON, views with all seven columns, to Parquet
     Parquet,
     /// JSON, all rows and columns, to PostgreSQL; each run followed by plain COPY of the same rows
@@ -74,6 +76,7 @@ impl Row {
             Self::Count => throughput::count(bench).map(|run| vec![run]),
             Self::CountRaw => throughput::count_raw(bench).map(|run| vec![run]),
             Self::JsonCount => throughput::json_count(bench).map(|run| vec![run]),
+            Self::AvroCount => throughput::avro_count(bench).map(|run| vec![run]),
             Self::Parquet => throughput::parquet(bench).map(|run| vec![run]),
             Self::Postgres => postgres::beside_copy(bench),
             Self::PostgresCopy => postgres::copy_alone(bench).map(|run| vec![run]),
@@ -108,6 +111,19 @@ impl Bench {
     fn events(&self) -> Result<(u64, &Expected)> {
         let records = self.topics.loaded(topics::EVENTS)?;
         Ok((records, self.expected.get_or_init(|| Expected::of(records))))
+    }
+
+    /// The same of the topic of Avro, which holds as many.
+    fn avro_events(&self) -> Result<(u64, &Expected)> {
+        let found = self.topics.loaded(topics::AVRO_EVENTS)?;
+        let (records, expected) = self.events()?;
+        anyhow::ensure!(
+            found == records,
+            "topic {} holds {found} records and {} {records}; fill both: tidemill-bench load",
+            topics::AVRO_EVENTS,
+            topics::EVENTS
+        );
+        Ok((records, expected))
     }
 
     fn postgres(&self) -> Result<&str> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Bench;
-use crate::expected::Sums;
+use crate::expected::{Expected, Sums};
 use crate::files;
 use crate::pipeline::{Pipeline, SourceFormat, Text};
 use crate::report::Run;
@@ -45,16 +45,35 @@ fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> 
 }
 
 pub(super) fn json_count(bench: &Bench) -> Result<Run> {
-    let (records, expected) = bench.events()?;
+    views_per_ad(bench, "json-count", topics::EVENTS, SourceFormat::Json, bench.events()?)
+}
+
+pub(super) fn avro_count(bench: &Bench) -> Result<Run> {
+    views_per_ad(
+        bench,
+        "avro-count",
+        topics::AVRO_EVENTS,
+        SourceFormat::Avro,
+        bench.avro_events()?,
+    )
+}
+
+fn views_per_ad(
+    bench: &Bench,
+    name: &str,
+    topic: &str,
+    format: SourceFormat,
+    (records, expected): (u64, &Expected),
+) -> Result<Run> {
     let text = Text {
         interval: Duration::from_secs(1),
         brokers: bench.topics.brokers(),
-        topic: topics::EVENTS,
-        format: SourceFormat::Json,
+        topic,
+        format,
         sql: "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     };
-    let pipeline = Pipeline::write(bench.folder.path(), "json-count", &text)?;
+    let pipeline = Pipeline::write(bench.folder.path(), name, &text)?;
     let finished = bench.run(&pipeline, &[])?;
     finished.read_exactly(records)?;
     let found = files::counts_by_ad(&files::committed(&pipeline.out())?, "views")?;
@@ -63,7 +82,7 @@ pub(super) fn json_count(bench: &Bench) -> Result<Run> {
         ..expected.views.clone()
     }
     .compare(&found)?;
-    Ok(Run::new("json-count").with_throughput(records, &finished))
+    Ok(Run::new(name).with_throughput(records, &finished))
 }
 
 pub(super) fn parquet(bench: &Bench) -> Result<Run> {

@@ -6,7 +6,7 @@ use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::format::{Format, JsonFormat, RawFormat, parse_columns};
+use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
@@ -171,18 +171,31 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
         Error::new(
             error.kind(),
             format!(
-                "{}:{}: sources.{}.columns: {}",
+                "{}:{}: sources.{}.{}: {}",
                 settings.file,
                 source.line,
                 source.name,
+                match source.format {
+                    SourceFormat::Avro { .. } => "schema",
+                    _ => "columns",
+                },
                 error.chain()
             ),
         )
     };
-    let (format, columns): (Arc<dyn Format>, _) = match source.format {
+    let (format, columns): (Arc<dyn Format>, _) = match &source.format {
         SourceFormat::Json => {
             let columns = parse_columns(&source.columns).map_err(at)?;
             (Arc::new(JsonFormat::new(Arc::clone(&columns)).map_err(at)?), columns)
+        }
+        SourceFormat::Csv { delimiter, header } => {
+            let columns = parse_columns(&source.columns).map_err(at)?;
+            let format = CsvFormat::new(Arc::clone(&columns), *delimiter, *header).map_err(at)?;
+            (Arc::new(format), columns)
+        }
+        SourceFormat::Avro { schema, header } => {
+            let (format, columns) = AvroFormat::new(schema, *header).map_err(at)?;
+            (Arc::new(format), columns)
         }
         SourceFormat::Raw => (Arc::new(RawFormat), RawFormat::schema()),
     };

@@ -56,10 +56,10 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
             properties,
         } => {
             let mut config = KafkaSinkConfig::new(brokers, topic);
-            config.format = if *format == "raw" {
-                ValueFormat::Raw
-            } else {
-                ValueFormat::Json
+            config.format = match *format {
+                "raw" => ValueFormat::Raw,
+                "avro" => ValueFormat::Avro,
+                _ => ValueFormat::Json,
             };
             config.key.clone_from(key);
             config.headers.clone_from(headers);

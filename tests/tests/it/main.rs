@@ -12,6 +12,7 @@ mod crash;
 mod dead_letters;
 mod disk_full;
 mod drills;
+mod formats;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;

@@ -42,7 +42,7 @@ pub(crate) enum SinkKind {
     File {
         /// The folder.
         path: PathBuf,
-        /// `parquet` or `json`.
+        /// `parquet`, `json` or `csv`.
         format: &'static str,
         /// `none`, `snappy`, `zstd`, `lz4`; empty: the format's default.
         compression: &'static str,
@@ -64,7 +64,7 @@ pub(crate) enum SinkKind {
         brokers: String,
         /// The topic.
         topic: String,
-        /// `json` or `raw`.
+        /// `json`, `avro` or `raw`.
         format: &'static str,
         /// Column that becomes the record key.
         key: Option<String>,
@@ -116,9 +116,9 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, folder: &Path) -> Optio
 
 fn file(section: &Section<'_, '_>, folder: &Path) -> Option<SinkKind> {
     section.later(&["partition_by", "options"]);
-    let format = section.one_of("format", &["parquet", "json"], &["csv"], "parquet");
+    let format = section.one_of("format", &["parquet", "json", "csv"], &[], "parquet");
     let compression = match format {
-        "json" => section.one_of("compression", &["none"], &["gzip", "zstd"], ""),
+        "json" | "csv" => section.one_of("compression", &["none"], &["gzip", "zstd"], ""),
         _ => section.one_of("compression", &["none", "snappy", "zstd", "lz4"], &["gzip"], ""),
     };
     let path = local_path(section, "path", section.required("path", "\"out\""), folder)?;
@@ -175,7 +175,7 @@ fn postgres(section: &Section<'_, '_>) -> Option<SinkKind> {
 }
 
 fn kafka(section: &Section<'_, '_>) -> Option<SinkKind> {
-    let format = section.one_of("format", &["json", "raw"], &["avro"], "json");
+    let format = section.one_of("format", &["json", "avro", "raw"], &[], "json");
     let key = section.text("key");
     let headers = section.text("headers");
     let compression = section.one_of("compression", &["none", "lz4", "snappy", "gzip", "zstd"], &[], "none");

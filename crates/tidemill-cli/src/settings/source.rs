@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tidemill_core::loss::OnOutOfRange;
 use tidemill_core::rate::PartitionBound;
 use tidemill_core::start::{OnNewPartition, StartPolicy};
+use tidemill_engine::format::AvroHeader;
 use tidemill_kafka::Topics;
 use toml::de::DeValue;
 
@@ -15,10 +16,24 @@ use super::sink::local_path;
 use super::units;
 
 /// How values are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SourceFormat {
     /// One JSON object per record.
     Json,
+    /// One line of CSV per record.
+    Csv {
+        /// What stands between fields.
+        delimiter: u8,
+        /// True: the first line of each record is a header.
+        header: bool,
+    },
+    /// Avro's binary encoding.
+    Avro {
+        /// The text of the schema's file.
+        schema: String,
+        /// Whether Confluent's header stands before each record.
+        header: AvroHeader,
+    },
     /// Bytes, as the column `value`.
     Raw,
 }
@@ -56,7 +71,7 @@ pub(crate) struct SourceSettings {
     pub topics: Topics,
     /// Format of the values.
     pub format: SourceFormat,
-    /// Declared columns; empty for raw.
+    /// Declared columns; empty for raw and avro.
     pub columns: String,
     /// First start.
     pub start: StartPolicy,
@@ -93,31 +108,9 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
         section.wrong("kind", "is missing; for example kind = \"kafka\"");
     }
     let brokers = section.required("brokers", "\"localhost:9092\"");
-    section.later(&["schema", "delimiter", "header"]);
     let topics = topics(&section);
-    if !section.has("format") {
-        section.wrong("format", "is missing; for example format = \"json\"");
-    }
-    let format = match section.one_of("format", &["json", "raw"], &["csv", "avro"], "json") {
-        "raw" => SourceFormat::Raw,
-        _ => SourceFormat::Json,
-    };
     let columns = section.text("columns");
-    match format {
-        SourceFormat::Json if columns.is_none() && !section.has("columns") => {
-            section.wrong(
-                "columns",
-                "is missing; for example columns = \"user_id VARCHAR, ad_id BIGINT\"",
-            );
-        }
-        SourceFormat::Raw if columns.is_some() => {
-            section.wrong(
-                "columns",
-                "raw has one column of its own, \"value BINARY\"; leave columns out",
-            );
-        }
-        _ => {}
-    }
+    let format = format(&section, columns.is_some(), folder);
     let start = start(&section);
     let on_new_partition = match section.one_of("on_new_partition", &["earliest", "latest"], &[], "earliest") {
         "latest" => OnNewPartition::Latest,
@@ -128,7 +121,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
         "latest" => OnOutOfRange::Latest,
         _ => OnOutOfRange::Stop,
     };
-    let on_bad_record = on_bad_record(&section, format, topics.as_ref(), folder);
+    let on_bad_record = on_bad_record(&section, format.as_ref(), topics.as_ref(), folder);
     section.one_of("reader", &["native"], &["librdkafka"], "native");
     let read_committed = section.one_of(
         "isolation",
@@ -151,7 +144,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
         line,
         brokers: brokers?.split(',').map(|broker| broker.trim().to_owned()).collect(),
         topics: topics?,
-        format,
+        format: format?,
         columns: columns.unwrap_or_default(),
         start,
         on_new_partition,
@@ -166,6 +159,78 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
     })
 }
 
+/// The format with its own keys; those of other formats are refused.
+fn format(section: &Section<'_, '_>, has_columns: bool, folder: &Path) -> Option<SourceFormat> {
+    if !section.has("format") {
+        section.wrong("format", "is missing; for example format = \"json\"");
+    }
+    let name = section.one_of("format", &["json", "csv", "avro", "raw"], &[], "json");
+    match name {
+        "raw" if has_columns => section.wrong(
+            "columns",
+            "raw has one column of its own, \"value BINARY\"; leave columns out",
+        ),
+        "avro" if has_columns => section.wrong(
+            "columns",
+            "the schema gives avro its columns; leave columns out and choose among them in the query",
+        ),
+        "json" | "csv" if !has_columns && !section.has("columns") => section.wrong(
+            "columns",
+            "is missing; for example columns = \"user_id VARCHAR, ad_id BIGINT\"",
+        ),
+        _ => {}
+    }
+    let keys = [
+        ("schema", &["avro"][..]),
+        ("delimiter", &["csv"][..]),
+        ("header", &["csv", "avro"][..]),
+    ];
+    for (key, formats) in keys {
+        if section.has(key) && !formats.contains(&name) {
+            section.wrong(key, format!("belongs to format = \"{}\"", formats.join("\" or \"")));
+        }
+    }
+    Some(match name {
+        "raw" => SourceFormat::Raw,
+        "csv" => SourceFormat::Csv {
+            delimiter: delimiter(section),
+            header: section.flag("header", false),
+        },
+        "avro" => SourceFormat::Avro {
+            schema: schema(section, folder)?,
+            header: match (section.has("header"), section.flag("header", false)) {
+                (false, _) => AvroHeader::Told,
+                (true, true) => AvroHeader::Always,
+                (true, false) => AvroHeader::Never,
+            },
+        },
+        _ => SourceFormat::Json,
+    })
+}
+
+fn delimiter(section: &Section<'_, '_>) -> u8 {
+    match section.text("delimiter").as_deref().map(str::as_bytes) {
+        None => b',',
+        Some([one]) if one.is_ascii() && !matches!(one, b'"' | b'\n' | b'\r') => *one,
+        Some(_) => {
+            section.wrong(
+                "delimiter",
+                "expected one ASCII character that is neither a quote nor a line break, for example \";\"",
+            );
+            b','
+        }
+    }
+}
+
+/// The text of the schema's file.
+fn schema(section: &Section<'_, '_>, folder: &Path) -> Option<String> {
+    let path = section.required("schema", "\"events.avsc\"");
+    let path = local_path(section, "schema", path, folder)?;
+    std::fs::read_to_string(&path)
+        .map_err(|error| section.wrong("schema", format!("{} can't be read: {error}", path.display())))
+        .ok()
+}
+
 /// Why the native reader can't honour a property.
 fn refused_property(name: &str, value: &str) -> Option<String> {
     if !PROPERTIES.contains(&name) {
@@ -178,7 +243,7 @@ fn refused_property(name: &str, value: &str) -> Option<String> {
 
 fn on_bad_record(
     section: &Section<'_, '_>,
-    format: SourceFormat,
+    format: Option<&SourceFormat>,
     topics: Option<&Topics>,
     folder: &Path,
 ) -> OnBadRecord {
@@ -190,7 +255,7 @@ fn on_bad_record(
         };
     }
     let target = dead_letter(section, folder);
-    if format == SourceFormat::Raw {
+    if format == Some(&SourceFormat::Raw) {
         section.wrong("on_bad_record", "raw reads every record: none is bad, leave this out");
     }
     if let (Some(DeadLetterTarget::Topic(topic)), Some(read)) = (&target, topics)

@@ -169,12 +169,33 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "\"json\"",
         "\"jsn\"",
-        "f.toml:11: sources.events.format: \"jsn\" is unknown; expected one of json, raw",
+        "f.toml:11: sources.events.format: \"jsn\" is unknown; expected one of json, csv, avro, raw",
     ),
     (
         "\"json\"",
         "\"avro\"",
-        "f.toml:11: sources.events.format: \"avro\" is not in this version",
+        "sources.events.columns: the schema gives avro its columns",
+    ),
+    ("\"json\"", "\"avro\"", "sources.events.schema: is missing; for example"),
+    (
+        "\"json\"",
+        "\"avro\"\nschema = \"absent.avsc\"",
+        "sources.events.schema: /pipelines/absent.avsc can't be read: ",
+    ),
+    (
+        "\"json\"",
+        "\"json\"\ndelimiter = \";\"",
+        "f.toml:12: sources.events.delimiter: belongs to format = \"csv\"",
+    ),
+    (
+        "\"json\"",
+        "\"json\"\nheader = true",
+        "f.toml:12: sources.events.header: belongs to format = \"csv\" or \"avro\"",
+    ),
+    (
+        "\"json\"",
+        "\"csv\"\ndelimiter = \";;\"",
+        "f.toml:12: sources.events.delimiter: expected one ASCII character",
     ),
     (
         "\"skip\"",

@@ -18,6 +18,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::failpoint;
 use tidemill_engine::store::{failed, fsync_failed};
 
+use super::csv::{self, CsvWriter};
 use super::manifest::FileEntry;
 
 /// What a row group of a Parquet file holds at most; it is in memory until it is written.
@@ -31,6 +32,8 @@ pub enum Encoding {
     Parquet(Compression),
     /// One JSON object per line, nulls written out.
     Json,
+    /// One line per row, the columns' names in the first.
+    Csv,
 }
 
 /// Compression of Parquet pages.
@@ -60,11 +63,11 @@ impl Encoding {
             ("parquet", Some("lz4")) => Ok(Self::Parquet(Compression::Lz4)),
             ("parquet", Some(other)) => refused(format!("compression {other} is not known; none, snappy, zstd or lz4")),
             ("json", None | Some("none")) => Ok(Self::Json),
-            ("json", Some(other)) => refused(format!(
-                "compression {other}: json files are not compressed; none or parquet"
+            ("csv", None | Some("none")) => Ok(Self::Csv),
+            ("json" | "csv", Some(other)) => refused(format!(
+                "compression {other}: {format} files are not compressed; none or parquet"
             )),
-            ("csv", _) => refused("format csv is not in this version; parquet or json".to_owned()),
-            (other, _) => refused(format!("format {other} is not known; parquet or json")),
+            (other, _) => refused(format!("format {other} is not known; parquet, json or csv")),
         }
     }
 
@@ -72,11 +75,15 @@ impl Encoding {
         match self {
             Self::Parquet(_) => "parquet",
             Self::Json => "json",
+            Self::Csv => "csv",
         }
     }
 
     /// Looks whether every column can be written.
     pub(super) fn check(self, schema: &Schema) -> Result<(), String> {
+        if self == Self::Csv {
+            csv::check(schema)?;
+        }
         for field in schema.fields() {
             let one = Arc::new(Schema::new(vec![field.as_ref().clone().with_nullable(true)]));
             let row = RecordBatch::try_new(Arc::clone(&one), vec![new_null_array(field.data_type(), 1)]);
@@ -108,6 +115,7 @@ enum Encoder<W: Write + Send> {
         schema: SchemaRef,
     },
     Json(arrow::json::Writer<BufWriter<W>, LineDelimited>),
+    Csv(CsvWriter<W>),
 }
 
 impl<W: Write + Send> Encoder<W> {
@@ -126,6 +134,7 @@ impl<W: Write + Send> Encoder<W> {
                     .with_explicit_nulls(true)
                     .build(BufWriter::new(out)),
             )),
+            Encoding::Csv => Ok(Self::Csv(CsvWriter::new(out, schema)?)),
         }
     }
 
@@ -142,6 +151,7 @@ impl<W: Write + Send> Encoder<W> {
                 Ok(writer.write(&rows?)?)
             }
             Self::Json(writer) => Ok(writer.write(rows)?),
+            Self::Csv(writer) => Ok(writer.write(rows)?),
         }
     }
 
@@ -155,6 +165,7 @@ impl<W: Write + Send> Encoder<W> {
                     .into_inner()
                     .map_err(io::IntoInnerError::into_error)?)
             }
+            Self::Csv(writer) => Ok(writer.into_inner()?),
         }
     }
 }
@@ -278,9 +289,10 @@ mod tests {
             Encoding::Parquet(Compression::Zstd)
         );
         assert_eq!(Encoding::parse("json", None).unwrap(), Encoding::Json);
+        assert_eq!(Encoding::parse("csv", None).unwrap(), Encoding::Csv);
         for (format, compression) in [
             ("orc", None),
-            ("csv", None),
+            ("csv", Some("gzip")),
             ("json", Some("zstd")),
             ("parquet", Some("gzip")),
         ] {

@@ -51,6 +51,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
 use tidemill_engine::store::{LocalStore, Store, create_folder, failed};
 
+mod csv;
 mod encoding;
 mod manifest;
 mod staged;

@@ -71,6 +71,10 @@ pub fn sql_name(data_type: &DataType) -> String {
         DataType::Float64 => "DOUBLE".into(),
         DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
         DataType::Date32 => "DATE".into(),
+        DataType::Time32(TimeUnit::Second) => "TIME(0)".into(),
+        DataType::Time32(_) => "TIME(3)".into(),
+        DataType::Time64(TimeUnit::Microsecond) => "TIME(6)".into(),
+        DataType::Time64(_) => "TIME(9)".into(),
         DataType::Timestamp(unit, zone) => {
             let precision = match unit {
                 TimeUnit::Second => 0,

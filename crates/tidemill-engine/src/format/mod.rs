@@ -6,10 +6,22 @@ use arrow::array::{ArrayRef, BooleanArray};
 
 use crate::source::RawRows;
 
+mod avro;
+mod bad;
 pub mod columns;
+mod csv;
+mod excerpt;
 mod json;
+mod moment;
+mod number;
 mod raw;
+mod record;
+#[cfg(test)]
+mod testing;
+mod views;
 
+pub use self::avro::{AvroFormat, AvroHeader};
+pub use self::csv::CsvFormat;
 pub use columns::parse as parse_columns;
 pub use json::JsonFormat;
 pub use raw::RawFormat;
@@ -49,4 +61,23 @@ pub trait Format: Debug + Send + Sync {
 
     /// True where a record can be bad although none of its columns is wanted, so that values are needed in any case.
     fn validates_without_columns(&self) -> bool;
+
+    /// Why this value column can't be read although the table has it, naming it. A scan that wants it is refused.
+    fn unreadable(&self, _column: usize) -> Option<&str> {
+        None
+    }
+}
+
+/// Each wanted column once, and for each wanted one its place among these: a column may be wanted twice.
+fn distinct(wanted: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let mut columns: Vec<usize> = Vec::with_capacity(wanted.len());
+    let mut outputs = Vec::with_capacity(wanted.len());
+    for column in wanted {
+        let known = columns.iter().position(|known| known == column);
+        outputs.push(known.unwrap_or(columns.len()));
+        if known.is_none() {
+            columns.push(*column);
+        }
+    }
+    (columns, outputs)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result as DfResult;
+use datafusion::common::{Result as DfResult, plan_err};
 use datafusion::datasource::TableType;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -202,6 +202,12 @@ impl TableProvider for QueriedTable {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let wanted = projection.unwrap_or(&all);
         let declared = self.table.columns.fields().len();
+        let values = wanted.iter().copied().filter(|index| *index < declared);
+        let unreadable: Vec<&str> = values.filter_map(|index| self.table.format.unreadable(index)).collect();
+        if !unreadable.is_empty() {
+            let problems = unreadable.join("; ");
+            return plan_err!("source {}: {problems}. Leave it out of the query", self.table.name);
+        }
         let columns = wanted
             .iter()
             .map(|index| match index.checked_sub(declared) {

@@ -1,5 +1,18 @@
 //! The deterministic stream of ad events that the quickstart and the benchmarks read.
 
+use crate::fetch::varint::put_varint;
+
+/// The schema of [`AdEvents::write_avro`].
+pub const AVRO_SCHEMA: &str = r#"{"type": "record", "name": "AdEvent", "fields": [
+    {"name": "user_id", "type": "string"},
+    {"name": "page_id", "type": "string"},
+    {"name": "ad_id", "type": "string"},
+    {"name": "ad_type", "type": "string"},
+    {"name": "event_type", "type": "string"},
+    {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    {"name": "ip_address", "type": "string"}
+]}"#;
+
 const USERS: u64 = 100_000;
 const PAGES: u64 = 1_000;
 const ADS: u64 = 1_000;
@@ -82,18 +95,38 @@ impl AdEvents {
         value.extend_from_slice(br#"","event_time":"#);
         write_number(self.time_ms(n), value);
         value.extend_from_slice(br#","ip_address":""#);
-        for (at, octet) in kinds.to_be_bytes()[..4].iter().enumerate() {
-            if at > 0 {
-                value.push(b'.');
-            }
-            write_number(u64::from(*octet), value);
-        }
+        write_address(kinds, value);
         value.push(b'"');
         if self.with_seq {
             value.extend_from_slice(br#","seq":"#);
             write_number(n, value);
         }
         value.push(b'}');
+    }
+
+    /// Appends event `n` in Avro's binary encoding, without a header and a sequence number.
+    pub fn write_avro(&self, n: u64, value: &mut Vec<u8>) {
+        const UUID_BYTES: i64 = 36;
+        let pick = self.draw(n, 1);
+        let kinds = self.draw(n, 4);
+        put_varint(value, UUID_BYTES);
+        self.write_uuid(2, pick % USERS, value);
+        put_varint(value, UUID_BYTES);
+        self.write_uuid(3, (pick >> 32) % PAGES, value);
+        for text in [
+            &Self::key(self.ad(n))[..],
+            AD_TYPES[(kinds % AD_TYPES.len() as u64) as usize].as_bytes(),
+            self.event_type(n).as_bytes(),
+        ] {
+            put_varint(value, text.len() as i64);
+            value.extend_from_slice(text);
+        }
+        put_varint(value, self.time_ms(n) as i64);
+        // An address has 15 bytes at most, whose number takes one byte.
+        let at = value.len();
+        value.push(0);
+        write_address(kinds, value);
+        value[at] = 2 * (value.len() - at - 1) as u8;
     }
 
     fn event_type(&self, n: u64) -> &'static str {
@@ -153,6 +186,16 @@ fn mix(input: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// Four numbers with dots between them.
+fn write_address(kinds: u64, value: &mut Vec<u8>) {
+    for (at, octet) in kinds.to_be_bytes()[..4].iter().enumerate() {
+        if at > 0 {
+            value.push(b'.');
+        }
+        write_number(u64::from(*octet), value);
+    }
 }
 
 fn write_number(number: u64, value: &mut Vec<u8>) {
@@ -217,6 +260,45 @@ mod tests {
         let object: serde_json::Value = serde_json::from_str(&value(AdEvents::new(1).with_seq(), 99)).unwrap();
         assert_eq!(object["seq"], 99);
         assert!(!value(AdEvents::new(1), 99).contains("seq"));
+    }
+
+    #[test]
+    fn avro_and_json_are_the_same_events() {
+        use arrow::array::BinaryViewArray;
+        use arrow::util::display::array_value_to_string;
+        use tidemill_engine::format::{AvroFormat, AvroHeader, Format};
+        use tidemill_engine::source::RawRows;
+
+        let events = AdEvents::new(42);
+        let avro = |n| {
+            let mut value = Vec::new();
+            events.write_avro(n, &mut value);
+            value
+        };
+        let count = 1_000;
+        let rows = RawRows {
+            offsets: (0..count).map(Some).collect(),
+            keys: None,
+            values: Some(BinaryViewArray::from_iter_values((0..count as u64).map(avro))),
+            timestamps: None,
+            headers: None,
+            position: count,
+            bytes: 0,
+        };
+        let (format, columns) = AvroFormat::new(AVRO_SCHEMA, AvroHeader::Told).unwrap();
+        let all: Vec<usize> = (0..columns.fields().len()).collect();
+        let decoded = format.decoder(&all).decode(&rows);
+        assert!(decoded.bad.is_none());
+        for n in 0..count as usize {
+            let mut object: serde_json::Value = serde_json::from_str(&value(events, n as u64)).unwrap();
+            let millis = object["event_time"].as_i64().unwrap();
+            let moment = array_value_to_string(&arrow::array::TimestampMillisecondArray::from(vec![millis]), 0);
+            object["event_time"] = format!("{}Z", moment.unwrap()).into();
+            for (column, field) in decoded.columns.iter().zip(columns.fields()) {
+                let text = array_value_to_string(column, n).unwrap();
+                assert_eq!(object[field.name()], text, "event {n}");
+            }
+        }
     }
 
     #[test]

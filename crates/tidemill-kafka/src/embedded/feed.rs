@@ -27,6 +27,8 @@ const PROGRESS_RECORDS: u64 = 10_000;
 pub enum Records {
     /// Ad events, keyed by ad, in the partition where a Java client would put them.
     AdEvents(AdEvents),
+    /// The same in Avro's binary encoding.
+    AvroAdEvents(AdEvents),
     /// 100 random bytes without a key.
     RandomBytes(RandomBytes),
 }
@@ -94,9 +96,12 @@ pub fn feed(
         }
         value.clear();
         match records {
-            Records::AdEvents(events) => {
+            Records::AdEvents(events) | Records::AvroAdEvents(events) => {
                 let ad = events.ad(n);
-                events.write_value(n, &mut value);
+                match records {
+                    Records::AvroAdEvents(_) => events.write_avro(n, &mut value),
+                    _ => events.write_value(n, &mut value),
+                }
                 let key = AdEvents::key(ad);
                 send(&producer, topic, Some(&key), ad_partitions[usize::from(ad)], &value)?;
             }

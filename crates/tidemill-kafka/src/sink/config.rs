@@ -71,6 +71,8 @@ pub enum ValueFormat {
     /// One JSON object per row, of all columns but `headers`; the key's column stays in it.
     #[default]
     Json,
+    /// Avro's binary encoding of the same columns, without a header; `describe` of the sink gives the schema.
+    Avro,
     /// The bytes of one BINARY or VARCHAR column named `value`; NULL gives a tombstone.
     Raw,
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
+use arrow_avro::errors::AvroError;
 use tidemill_engine::error::{Error, Kind, Result};
 
+use super::avro;
 use super::config::{KafkaSinkConfig, ValueFormat};
 use super::json::{Cells, Objects};
 use crate::fetch::varint::put_varint;
@@ -108,6 +110,8 @@ pub(super) struct MessageEncoder {
     /// Columns of the value: all of the object's, or the one raw column.
     value: Vec<usize>,
     format: ValueFormat,
+    /// The columns of the value under [`ValueFormat::Avro`], for which its schema is made.
+    avro: Option<SchemaRef>,
     key: Option<usize>,
     headers: Option<usize>,
 }
@@ -155,7 +159,7 @@ impl MessageEncoder {
             )));
         }
         let value = match config.format {
-            ValueFormat::Json => (0..schema.fields().len())
+            ValueFormat::Json | ValueFormat::Avro => (0..schema.fields().len())
                 .filter(|column| Some(*column) != headers)
                 .collect(),
             ValueFormat::Raw => {
@@ -171,17 +175,22 @@ impl MessageEncoder {
                 if let Some(other) = other {
                     return Err(refused(format!(
                         "format raw writes only the column `{VALUE_COLUMN}`: `{}` would be lost; \
-                         leave it out of the query or use format json",
+                         leave it out of the query or use format json or avro",
                         schema.field(other).name()
                     )));
                 }
                 vec![value]
             }
         };
+        let avro = (config.format == ValueFormat::Avro).then(|| avro::value_schema(schema, &value));
+        let avro = avro
+            .transpose()
+            .map_err(|(column, why)| refused(format!("column `{column}` can't be written as Avro: {why}")))?;
         let encoder = Self {
             sink: Arc::from(sink),
             value,
             format: config.format,
+            avro,
             key,
             headers,
         };
@@ -189,6 +198,11 @@ impl MessageEncoder {
             encoder.check_json(schema)?;
         }
         Ok(encoder)
+    }
+
+    /// The Avro schema of the values, in JSON, where they are Avro.
+    pub(super) fn avro_schema(&self) -> Option<String> {
+        self.avro.as_ref().and_then(avro::json)
     }
 
     fn check_json(&self, schema: &SchemaRef) -> Result<()> {
@@ -222,9 +236,18 @@ impl MessageEncoder {
         messages: &mut Messages,
     ) -> Result<usize> {
         let cannot = |error| Error::with_source(Kind::Bug, format!("sink {}: encoding rows", self.sink), error);
-        let mut value = match self.format {
-            ValueFormat::Json => Value::Object(Objects::new(rows, &self.value).map_err(cannot)?),
-            ValueFormat::Raw => Value::Bytes(rows.column(self.value[0])),
+        let unfit = |error: AvroError| {
+            let text = format!("sink {}: a value can't be written as Avro", self.sink);
+            Error::with_source(Kind::Data, text, error)
+        };
+        let mut value = match (self.format, &self.avro) {
+            (ValueFormat::Avro, Some(schema)) => {
+                Value::Avro(avro::Values::new(schema, rows, &self.value).map_err(unfit)?)
+            }
+            (ValueFormat::Json | ValueFormat::Avro, _) => {
+                Value::Object(Objects::new(rows, &self.value).map_err(cannot)?)
+            }
+            (ValueFormat::Raw, _) => Value::Bytes(rows.column(self.value[0])),
         };
         let mut key = match self.key {
             None => None,
@@ -236,7 +259,7 @@ impl MessageEncoder {
             let start = messages.bytes.len();
             let has_key = key.as_mut().is_some_and(|key| key.write(row, &mut messages.bytes));
             let key_end = messages.bytes.len();
-            let has_value = value.write(row, &mut messages.bytes);
+            let has_value = value.write(row, &mut messages.bytes).map_err(unfit)?;
             let value_end = messages.bytes.len();
             if let Some(headers) = headers {
                 put_headers(headers, row, &mut messages.bytes);
@@ -270,22 +293,27 @@ impl MessageEncoder {
 
 enum Value<'a> {
     Object(Objects<'a>),
+    Avro(avro::Values),
     Bytes(&'a ArrayRef),
 }
 
 impl Value<'_> {
     /// Appends the value of a row; false for a tombstone.
-    fn write(&mut self, row: usize, out: &mut Vec<u8>) -> bool {
-        match self {
+    fn write(&mut self, row: usize, out: &mut Vec<u8>) -> Result<bool, AvroError> {
+        Ok(match self {
             Value::Object(objects) => {
                 objects.write(row, out);
+                true
+            }
+            Value::Avro(values) => {
+                values.write(row, out)?;
                 true
             }
             Value::Bytes(array) => bytes_at(array, row).is_some_and(|bytes| {
                 out.extend_from_slice(bytes);
                 true
             }),
-        }
+        })
     }
 }
 

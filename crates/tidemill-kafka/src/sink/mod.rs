@@ -12,6 +12,7 @@
 //! Rows are encoded, packed and compressed in the slice's own task; whole batches go through one bounded queue to the
 //! producer's task.
 
+mod avro;
 mod config;
 mod json;
 mod ledger_topic;
@@ -262,6 +263,8 @@ impl Sink for KafkaSink {
 
     async fn describe(&mut self) -> Result<Vec<String>> {
         let mut said = std::mem::take(&mut self.said);
+        let schema = self.input.as_ref().and_then(|checked| checked.encoder.avro_schema());
+        said.extend(schema.map(|schema| format!("the schema of its records is {schema}")));
         said.push(self.limits().await?);
         Ok(said)
     }

@@ -14,35 +14,16 @@ use arrow::datatypes::{
 use serde::de::IgnoredAny;
 
 use super::fault::Why;
-use super::moment;
-use super::number::{Integer, Rest, integer, number_end, scaled, short_integer};
 use super::scan::value_end;
 use super::string::{JsonString, unescape};
-use super::views::Views;
-
-/// One record as a column sees it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Record<'a> {
-    /// The record's text.
-    pub(super) bytes: &'a [u8],
-    /// Which of the input's buffers it stands in, and where it begins there. Records of up to 12 bytes stand in none.
-    pub(super) place: Option<(u32, u32)>,
-}
-
-/// Text that does not stand in the input as it is wanted, shared by the columns of one decoding.
-#[derive(Debug, Default)]
-pub(super) struct Side {
-    /// The text.
-    pub(super) text: Vec<u8>,
-    /// Its number among the buffers of the views: it comes after the input's.
-    pub(super) block: u32,
-    /// For values that are read out of text and then forgotten.
-    scratch: Vec<u8>,
-}
+use crate::format::moment;
+use crate::format::number::{Integer, Rest, integer, number_end, scaled, short_integer};
+use crate::format::record::{Record, Side};
+use crate::format::views::Views;
 
 /// A column under construction.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(in crate::format) struct Column {
     data_type: DataType,
     nullable: bool,
     nulls: NullBufferBuilder,
@@ -129,12 +110,12 @@ macro_rules! for_each_vector {
 
 impl Column {
     /// True where values of this type can be read from JSON.
-    pub(super) fn can_hold(data_type: &DataType) -> bool {
+    pub(in crate::format) fn can_hold(data_type: &DataType) -> bool {
         Values::of(data_type).is_some()
     }
 
     /// An empty column. `None` where [`Column::can_hold`] says no.
-    pub(super) fn new(field: &Field) -> Option<Self> {
+    pub(in crate::format) fn new(field: &Field) -> Option<Self> {
         let data_type = field.data_type().clone();
         let values = Values::of(&data_type)?;
         Some(Self {
@@ -148,22 +129,30 @@ impl Column {
 
     /// The rows so far.
     #[inline(always)]
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::format) fn rows(&self) -> usize {
         self.rows
     }
 
     /// Makes room for `rows` more.
-    pub(super) fn reserve(&mut self, rows: usize) {
+    pub(in crate::format) fn reserve(&mut self, rows: usize) {
         self.nulls = NullBufferBuilder::new(rows);
         for_each_vector!(&mut self.values, vector => vector.reserve_exact(rows), views => views.reserve(rows), bits => bits.reserve(rows));
     }
 
     /// Reads the value at `at` as the next row; returns the index after it. On an error no row is added.
     #[inline(always)]
-    pub(super) fn read(&mut self, record: Record<'_>, at: usize, side: &mut Side) -> Result<usize, Why> {
+    pub(in crate::format) fn read(&mut self, record: Record<'_>, at: usize, side: &mut Side) -> Result<usize, Why> {
         if record.bytes.get(at) == Some(&b'n') {
             return self.read_null(record.bytes, at);
         }
+        let end = self.read_value(record, at, side)?;
+        self.nulls.append_non_null();
+        self.rows += 1;
+        Ok(end)
+    }
+
+    #[inline(always)]
+    fn read_value(&mut self, record: Record<'_>, at: usize, side: &mut Side) -> Result<usize, Why> {
         let end = match &mut self.values {
             Values::Text(views) => read_text(views, record, at, side)?,
             Values::I64(values) => read_integer(values, record.bytes, at)?,
@@ -174,9 +163,46 @@ impl Column {
             }
             _ => self.read_other(record.bytes, at, side)?,
         };
+        Ok(end)
+    }
+
+    /// Reads the bytes of `record` from `from` to `to`, all of them, as the text that JSON has for such a value, without the
+    /// quotes of its strings. On an error no row is added.
+    pub(in crate::format) fn read_cell(
+        &mut self,
+        record: Record<'_>,
+        from: usize,
+        to: usize,
+        side: &mut Side,
+    ) -> Result<(), Why> {
+        let cell = &record.bytes[from..to];
+        let is_number = || number_end(cell, 0).is_some_and(|(end, _)| end == cell.len());
+        match &mut self.values {
+            Values::Text(views) => {
+                if std::str::from_utf8(cell).is_err() {
+                    return Err(Why::Utf8);
+                }
+                views.push_cell(record, from, to - from, side).ok_or(Why::TooLong)?;
+            }
+            Values::Timestamp { values, unit } if !is_number() => values.push(instant(cell, *unit)?),
+            Values::Date(values) => values.push(moment::date(cell).ok_or(Why::Type)?),
+            Values::Boolean(bits) => bits.append(match cell {
+                b"true" => true,
+                b"false" => false,
+                _ => return Err(Why::Type),
+            }),
+            _ if !is_number() => return Err(Why::Type),
+            _ => {
+                let cell = Record {
+                    bytes: cell,
+                    place: None,
+                };
+                self.read_value(cell, 0, side)?;
+            }
+        }
         self.nulls.append_non_null();
         self.rows += 1;
-        Ok(end)
+        Ok(())
     }
 
     fn read_other(&mut self, bytes: &[u8], at: usize, side: &mut Side) -> Result<usize, Why> {
@@ -242,7 +268,7 @@ impl Column {
     }
 
     /// Adds a row for a field that the record lacks or that is null.
-    pub(super) fn push_missing(&mut self) -> Result<(), Why> {
+    pub(in crate::format) fn push_missing(&mut self) -> Result<(), Why> {
         if !self.nullable {
             return Err(Why::Missing);
         }
@@ -252,7 +278,7 @@ impl Column {
     }
 
     /// Adds a row that nobody will read. It is never null where the column may not be.
-    pub(super) fn push_filler(&mut self) {
+    pub(in crate::format) fn push_filler(&mut self) {
         self.push_default();
         self.nulls.append(!self.nullable);
     }
@@ -263,7 +289,7 @@ impl Column {
     }
 
     /// Takes the rows as an array. `blocks` are the buffers that text may point into: the input's, and the side text.
-    pub(super) fn finish(&mut self, blocks: &Arc<[Buffer]>) -> ArrayRef {
+    pub(in crate::format) fn finish(&mut self, blocks: &Arc<[Buffer]>) -> ArrayRef {
         let nulls = self.nulls.finish();
         self.rows = 0;
         macro_rules! primitive {
@@ -433,12 +459,17 @@ fn timestamp(bytes: &[u8], at: usize, unit: TimeUnit, scratch: &mut Vec<u8>) -> 
 
 fn timestamp_text(bytes: &[u8], at: usize, unit: TimeUnit, scratch: &mut Vec<u8>) -> Result<(i64, usize), Why> {
     let string = string(bytes, at)?;
-    let nanos = moment::nanos(string.text(scratch)?).ok_or(Why::Type)?;
+    Ok((instant(string.text(scratch)?, unit)?, string.end))
+}
+
+/// An ISO 8601 text, in whole units of `unit`.
+fn instant(text: &[u8], unit: TimeUnit) -> Result<i64, Why> {
+    let nanos = moment::nanos(text).ok_or(Why::Type)?;
     let value = match unit {
         TimeUnit::Second => nanos.div_euclid(1_000_000_000),
         TimeUnit::Millisecond => nanos.div_euclid(1_000_000),
         TimeUnit::Microsecond => nanos.div_euclid(1000),
         TimeUnit::Nanosecond => nanos,
     };
-    Ok((i64::try_from(value).map_err(|_| Why::Range)?, string.end))
+    i64::try_from(value).map_err(|_| Why::Range)
 }

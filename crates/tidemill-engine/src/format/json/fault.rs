@@ -3,9 +3,7 @@
 use arrow::datatypes::Field;
 
 use crate::format::columns::sql_name;
-
-/// How much of a record a reason shows.
-const EXCERPT_CHARS_MAX: usize = 120;
+use crate::format::excerpt::excerpt;
 
 /// Why a record is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub(super) enum Fault {
 
 /// Why a column can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(in crate::format) enum Why {
     /// The value has another type, or is no value.
     Type,
     /// The type can't hold the number.
@@ -78,36 +76,12 @@ fn found(record: &[u8], at: usize) -> &'static str {
     }
 }
 
-/// The record around the byte `at`, on one line.
-fn excerpt(record: &[u8], at: usize) -> String {
-    const LEAD: usize = EXCERPT_CHARS_MAX / 3;
-    // Four bytes a character at most, so that a huge record is not read through for its excerpt.
-    let from = if record.len() <= EXCERPT_CHARS_MAX {
-        0
-    } else {
-        at.min(record.len()).saturating_sub(LEAD)
-    };
-    let until = record.len().min(from + 4 * EXCERPT_CHARS_MAX);
-    let text = String::from_utf8_lossy(&record[from..until]);
-    let shown: String = text
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .take(EXCERPT_CHARS_MAX)
-        .collect();
-    let lead = if from > 0 { "…" } else { "" };
-    let tail = if until < record.len() || shown.chars().count() < text.chars().count() {
-        "…"
-    } else {
-        ""
-    };
-    format!("{lead}{shown}{tail}")
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::DataType;
 
     use super::*;
+    use crate::format::excerpt::EXCERPT_CHARS_MAX;
 
     #[test]
     fn reasons_name_the_column_and_show_a_bounded_part_of_the_record() {

@@ -18,27 +18,25 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryViewArray, BooleanArray, BooleanBufferBuilder};
-use arrow::buffer::Buffer;
+use arrow::array::{Array, ArrayRef, BinaryViewArray};
 use arrow::datatypes::{Field, SchemaRef};
 
-use self::column::{Column, Record, Side};
+use self::column::Column;
 use self::fault::Fault;
 use self::keys::Keys;
 use self::scan::{skip_space, value_end};
+use super::bad::Bad;
 use super::columns::sql_name;
-use super::{BadRecords, Decoded, Decoder, Format};
+use super::record::{Record, Side};
+use super::{Decoded, Decoder, Format};
 use crate::error::{Error, Kind, Result};
 use crate::source::RawRows;
 
-mod column;
-mod fault;
+pub(super) mod column;
+pub(super) mod fault;
 mod keys;
-mod moment;
-mod number;
 mod scan;
 mod string;
-mod views;
 
 /// Records that are JSON objects.
 #[derive(Debug)]
@@ -110,7 +108,7 @@ impl Decoder for JsonDecoder {
         let mut bad = Bad::default();
         for (row, view) in values.views().iter().enumerate() {
             let inline = view.to_le_bytes();
-            let record = record_of(*view, &inline, blocks);
+            let record = Record::of(*view, &inline, blocks);
             let read = if values.is_null(row) {
                 Err(Fault::NoValue)
             } else {
@@ -126,24 +124,6 @@ impl Decoder for JsonDecoder {
             columns,
             bad: bad.finish(count),
         }
-    }
-}
-
-/// The text of a value: inside its view where it is short, else in a buffer.
-#[inline(always)]
-fn record_of<'a>(view: u128, inline: &'a [u8; 16], blocks: &'a [Buffer]) -> Record<'a> {
-    let length = view as u32 as usize;
-    if length <= 12 {
-        return Record {
-            bytes: &inline[4..4 + length],
-            place: None,
-        };
-    }
-    let (block, start) = ((view >> 64) as u32, (view >> 96) as u32);
-    let bytes = &blocks[block as usize].as_slice()[start as usize..start as usize + length];
-    Record {
-        bytes,
-        place: Some((block, start)),
     }
 }
 
@@ -238,17 +218,7 @@ impl JsonDecoder {
 impl JsonDecoder {
     /// Takes the rows read so far.
     fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
-        let side = std::mem::take(&mut self.side.text);
-        let blocks: Arc<[Buffer]> = if side.is_empty() {
-            values.clone().into_parts().1
-        } else {
-            values
-                .data_buffers()
-                .iter()
-                .cloned()
-                .chain([Buffer::from(side)])
-                .collect()
-        };
+        let blocks = self.side.blocks(values);
         self.columns.iter_mut().map(|column| column.finish(&blocks)).collect()
     }
 
@@ -284,41 +254,6 @@ fn closes(bytes: &[u8], at: usize) -> Result<(), Fault> {
         Err(Fault::Record {
             wanted: "the object's end",
             at: bytes.len(),
-        })
-    }
-}
-
-/// The bad records so far; costs nothing while there are none.
-#[derive(Debug, Default)]
-struct Bad {
-    keep: Option<BooleanBufferBuilder>,
-    count: usize,
-    first_row: usize,
-    first_reason: String,
-}
-
-impl Bad {
-    #[cold]
-    fn add(&mut self, row: usize, reason: impl FnOnce() -> String) {
-        if self.count == 0 {
-            self.first_row = row;
-            self.first_reason = reason();
-        }
-        let keep = self.keep.get_or_insert_with(|| BooleanBufferBuilder::new(row + 1));
-        keep.append_n(row - keep.len(), true);
-        keep.append(false);
-        self.count += 1;
-    }
-
-    fn finish(self, rows: usize) -> Option<BadRecords> {
-        let mut keep = self.keep?;
-        keep.append_n(rows - keep.len(), true);
-        let keep = BooleanArray::new(keep.build(), None);
-        Some(BadRecords {
-            keep,
-            count: self.count,
-            first_row: self.first_row,
-            first_reason: self.first_reason,
         })
     }
 }

@@ -1,25 +1,13 @@
-use arrow::array::{AsArray, BinaryViewBuilder, Int64Array};
+use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Float64Type, Int8Type, Int64Type, TimestampMillisecondType, UInt64Type};
 use arrow::util::display::array_value_to_string;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::format::number;
 use crate::format::parse_columns;
-
-fn rows<B: AsRef<[u8]>>(records: &[Option<B>]) -> RawRows {
-    let mut values = BinaryViewBuilder::new().with_fixed_block_size(512);
-    records.iter().for_each(|record| values.append_option(record.as_ref()));
-    RawRows {
-        offsets: Int64Array::from_iter_values(0..records.len() as i64),
-        keys: None,
-        values: Some(values.finish()),
-        timestamps: None,
-        headers: None,
-        position: records.len() as i64,
-        bytes: 0,
-    }
-}
+use crate::format::testing::rows;
 
 fn decode_bytes<B: AsRef<[u8]>>(columns: &str, records: &[B]) -> Decoded {
     let schema = parse_columns(columns).unwrap();

@@ -1,16 +1,16 @@
-//! Text columns as views: short text inside the view, longer text where it stands already.
+//! Text and binary columns as views: short values inside the view, longer ones where they stand already.
 
 use std::sync::Arc;
 
-use arrow::array::StringViewArray;
+use arrow::array::{BinaryViewArray, StringViewArray};
 use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 
-use super::column::{Record, Side};
+use super::record::{Record, Side};
 
 /// The longest text that stands inside its view.
 const INLINE_BYTES_MAX: usize = 12;
 
-/// Views under construction. Everything pushed is valid UTF-8: the pushing side has checked it.
+/// Views under construction. For text, everything pushed is valid UTF-8: the pushing side has checked it.
 #[derive(Debug, Default)]
 pub(super) struct Views {
     views: Vec<u128>,
@@ -49,19 +49,57 @@ impl Views {
         false
     }
 
-    /// Adds an empty text.
+    /// Adds `length` bytes of a record that may be a copy, which stands in no buffer though it is long: then they go to the side
+    /// text. `None` where that has no room.
+    pub(super) fn push_cell(&mut self, record: Record<'_>, from: usize, length: usize, side: &mut Side) -> Option<()> {
+        if record.place.is_some() || length <= INLINE_BYTES_MAX {
+            self.push_part(record, from, length);
+            return Some(());
+        }
+        let start = side.text.len();
+        i32::try_from(start + length).ok()?;
+        side.text.extend_from_slice(&record.bytes[from..from + length]);
+        self.push_side(side, start);
+        Some(())
+    }
+
+    /// Adds an empty value.
     pub(super) fn push_empty(&mut self) {
         self.views.push(0);
     }
 
-    /// Takes the views as an array over `blocks`; holds none of them where no view points into any.
-    pub(super) fn finish(&mut self, blocks: &Arc<[Buffer]>, nulls: Option<NullBuffer>) -> StringViewArray {
+    /// Adds the value of a view that was made for this array before.
+    pub(super) fn push_again(&mut self, view: u128) {
+        self.points |= view as u32 as usize > INLINE_BYTES_MAX;
+        self.views.push(view);
+    }
+
+    /// The last view.
+    pub(super) fn last(&self) -> Option<u128> {
+        self.views.last().copied()
+    }
+
+    /// Forgets all but the first `rows` views.
+    pub(super) fn truncate(&mut self, rows: usize) {
+        self.views.truncate(rows);
+    }
+
+    /// Takes the views as an array of bytes over `blocks`.
+    pub(super) fn finish_binary(&mut self, blocks: &Arc<[Buffer]>, nulls: Option<NullBuffer>) -> BinaryViewArray {
+        let (views, blocks) = self.take(blocks);
+        BinaryViewArray::new(views, blocks, nulls)
+    }
+
+    fn take(&mut self, blocks: &Arc<[Buffer]>) -> (ScalarBuffer<u128>, Arc<[Buffer]>) {
         let views = ScalarBuffer::from(std::mem::take(&mut self.views));
-        let blocks = if std::mem::take(&mut self.points) {
-            Arc::clone(blocks)
-        } else {
-            Arc::from([])
-        };
+        let points = std::mem::take(&mut self.points);
+        let blocks = if points { Arc::clone(blocks) } else { Arc::from([]) };
+        (views, blocks)
+    }
+
+    /// Takes the views as an array of text over `blocks`; holds none of them where no view points into any.
+    pub(super) fn finish(&mut self, blocks: &Arc<[Buffer]>, nulls: Option<NullBuffer>) -> StringViewArray {
+        let (views, blocks) = self.take(blocks);
         if cfg!(debug_assertions) {
             return StringViewArray::new(views, blocks, nulls);
         }
