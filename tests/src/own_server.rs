@@ -149,7 +149,7 @@ impl SecurePostgres {
         let server = OwnServer::of(&exports, "TIDEMILL_TEST_POSTGRES")?;
         with_database_at(server.address(), async |database| {
             let roles = "CREATE ROLE pipeline LOGIN PASSWORD 'hunter2'; CREATE ROLE client LOGIN; \
-                         GRANT CREATE, USAGE ON SCHEMA public TO pipeline, client";
+                         GRANT CREATE, USAGE ON SCHEMA public TO pipeline, client; GRANT pipeline TO client";
             Ok(database.batch_execute(roles).await?)
         })?;
         Ok(Self { server, certificates })

@@ -8,6 +8,7 @@ use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Prog
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
+use tidemill_engine::sql::reference::ReferenceTable;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
@@ -20,6 +21,7 @@ use crate::open_sink::open_sink;
 use crate::settings::properties::Properties;
 use crate::settings::sink::{From, SinkKind, SinkSettings};
 use crate::settings::source::{DeadLetterTarget, SourceFormat, SourceSettings};
+use crate::settings::table::TableSettings;
 use crate::settings::{self, Settings};
 
 /// The checkpoint of a pipeline.
@@ -43,8 +45,15 @@ pub(crate) async fn driver(
         .map(|source| table(settings, source))
         .collect::<Result<Vec<_>>>()?;
     let memory = usize::try_from(settings.memory_limit).unwrap_or(usize::MAX);
+    let references = settings
+        .tables
+        .iter()
+        .map(|table| reference(settings, table))
+        .collect::<Result<Vec<_>>>()?;
+    let identities = references.iter().map(|table| table.identity.clone()).collect();
     let catalog = Catalog {
         tables: tables.clone(),
+        references,
         queries: settings
             .queries
             .iter()
@@ -99,6 +108,7 @@ pub(crate) async fn driver(
         backpressure: settings.backpressure,
         reduce_slices,
         pipeline_hash: pipeline_hash(settings),
+        tables: identities,
         every_tick: false,
         until_caught_up,
     };
@@ -111,6 +121,26 @@ pub(crate) async fn driver(
         outputs,
         stop,
     ))
+}
+
+#[cfg(feature = "file")]
+fn reference(settings: &Settings, table: &TableSettings) -> Result<ReferenceTable> {
+    use tidemill_connect::file::{ReferenceFormat, read_reference};
+    let format = match table.format {
+        "json" => ReferenceFormat::Json,
+        "csv" => ReferenceFormat::Csv,
+        _ => ReferenceFormat::Parquet,
+    };
+    read_reference(&table.name, &table.path, format, settings.memory_limit)
+}
+
+#[cfg(not(feature = "file"))]
+fn reference(_settings: &Settings, table: &TableSettings) -> Result<ReferenceTable> {
+    let text = format!(
+        "table {}: this binary was built without the feature `file`; build it with its default features",
+        table.name
+    );
+    Err(Error::new(Kind::Config, text))
 }
 
 /// The sink that takes a source's dead letters, where it keeps them (X17).
@@ -239,6 +269,9 @@ fn pipeline_hash(settings: &Settings) -> String {
             "source {} {:?} {} {}\n",
             source.name, source.format, source.columns, source.read_committed
         ));
+    }
+    for table in &settings.tables {
+        text.push_str(&format!("table {} {}\n", table.name, table.format));
     }
     for query in &settings.queries {
         text.push_str(&format!("query {} {}\n", query.name, query.sql));

@@ -96,6 +96,7 @@ mod tests {
             before: Positions::default(),
             ranges,
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
         }

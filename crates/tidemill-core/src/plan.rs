@@ -47,6 +47,17 @@ pub struct SinkIdentity {
     pub target: String,
 }
 
+/// A reference table as a plan names it (X11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableIdentity {
+    /// The table's name in the pipeline.
+    pub name: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// SHA-256 of their lengths and contents, in hexadecimal.
+    pub sha256: String,
+}
+
 /// Bounds that were in force when the plan was cut.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LimitsInForce {
@@ -83,6 +94,9 @@ pub struct BatchPlan {
     pub ranges: Vec<RangePlan>,
     /// Where it goes, in commit order.
     pub sinks: Vec<SinkIdentity>,
+    /// Reference tables as they were read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableIdentity>,
     /// Bounds in force.
     pub limits: LimitsInForce,
     /// Hash of what the pipeline computes (queries and source columns), to tell a changed pipeline.

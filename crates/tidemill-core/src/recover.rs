@@ -1,7 +1,7 @@
 //! What to do at start, and after every unknown outcome: one pure function, one variant per case.
 
 use crate::ledger::LedgerRecord;
-use crate::plan::{BatchId, BatchPlan, SinkIdentity};
+use crate::plan::{BatchId, BatchPlan, SinkIdentity, TableIdentity};
 
 /// A plan with the hash of its logged form.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Facts {
     pub sinks: Vec<SinkFacts>,
     /// Hash of what the pipeline file computes now.
     pub pipeline_hash: String,
+    /// Reference tables as they are now.
+    pub tables: Vec<TableIdentity>,
 }
 
 /// What to do.
@@ -163,6 +165,17 @@ pub enum Refusal {
         /// The unsettled batch.
         batch: BatchId,
     },
+    /// X12.
+    #[error(
+        "the reference table {table} was changed while batch {batch} is not settled. Put its old files back, run once with \
+         --until-caught-up, then change it"
+    )]
+    TableChanged {
+        /// The table.
+        table: String,
+        /// The unsettled batch.
+        batch: BatchId,
+    },
     /// The checkpoint contradicts itself.
     #[error("the checkpoint is damaged: batch {settled} has a commit record, but the newest plan is {plan}")]
     Damaged {
@@ -246,6 +259,13 @@ pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
     }
     if !missing.is_empty() && last.plan.pipeline_hash != facts.pipeline_hash {
         return Err(Refusal::ChangedUnsettled { batch });
+    }
+    let changed = last.plan.tables.iter().find(|table| !facts.tables.contains(table));
+    if let (Some(table), false) = (changed, missing.is_empty()) {
+        return Err(Refusal::TableChanged {
+            table: table.name.clone(),
+            batch,
+        });
     }
     late.append(&mut missing);
     Ok(Recovery::Finish {
@@ -381,6 +401,7 @@ mod tests {
             before: Positions::default(),
             ranges: Vec::new(),
             sinks: sinks.iter().map(|name| identity(name)).collect(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "queries".into(),
         };
@@ -423,6 +444,7 @@ mod tests {
             settled,
             sinks,
             pipeline_hash: "queries".into(),
+            tables: Vec::new(),
         }
     }
 
@@ -573,6 +595,26 @@ mod tests {
         changed.settled = Some(7);
         changed.sinks = vec![sink("a", Some(7)), sink("b", Some(7))];
         decide(&changed).expect("goes on");
+    }
+
+    #[test]
+    fn x12_a_changed_reference_table_waits_until_the_last_batch_is_settled() {
+        let table = |sha256: &str| TableIdentity {
+            name: "campaigns".into(),
+            bytes: 7,
+            sha256: sha256.into(),
+        };
+        let mut changed = facts(Some(7), Some(6), vec![sink("a", Some(6)), sink("b", Some(6))]);
+        changed.last_plan.as_mut().expect("set").plan.tables = vec![table("old")];
+        changed.tables = vec![table("new")];
+        let refusal = decide(&changed).expect_err("refused");
+        assert!(matches!(refusal, Refusal::TableChanged { batch: 7, .. }), "{refusal}");
+        assert!(refusal.to_string().contains("campaigns"), "{refusal}");
+        let mut same = changed.clone();
+        same.tables = vec![table("old")];
+        decide(&same).expect("runs again");
+        changed.sinks = vec![sink("a", Some(7)), sink("b", Some(7))];
+        decide(&changed).expect("nothing is left to run");
     }
 
     #[test]

@@ -200,6 +200,7 @@ async fn run(
         .collect::<Result<Vec<_>>>()?;
     let catalog = Catalog {
         tables: tables.clone(),
+        references: Vec::new(),
         queries: Vec::new(),
         reduce_slices,
         memory_bytes_max: settings.memory_limit,
@@ -241,6 +242,7 @@ async fn run(
             .then(|| PidSettings::new(u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX))),
         reduce_slices,
         pipeline_hash: hash(shape.as_bytes()),
+        tables: Vec::new(),
         every_tick: true,
         until_caught_up: settings.until_caught_up,
     };

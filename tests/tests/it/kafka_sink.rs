@@ -85,6 +85,7 @@ impl App {
             before: Positions::default(),
             ranges,
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
         }

@@ -22,6 +22,7 @@ mod outages;
 mod postgres_sink;
 mod postgres_tls;
 mod queries;
+mod reference_tables;
 mod refusals;
 mod secure;
 mod several_sinks;

@@ -98,6 +98,7 @@ impl App {
             before: Positions::default(),
             ranges: Vec::new(),
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
         }

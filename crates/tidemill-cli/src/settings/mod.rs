@@ -6,6 +6,7 @@ pub(crate) mod properties;
 mod secret;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod table;
 mod units;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use document::{Document, Section};
 pub(crate) use problem::{Problem, Problems};
 use sink::{From, SinkSettings};
 use source::SourceSettings;
+use table::TableSettings;
 
 /// A pipeline file, checked.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct Settings {
     pub backpressure: Option<PidSettings>,
     /// Sources in the order of the file.
     pub sources: Vec<SourceSettings>,
+    /// Reference tables in the order of the file.
+    pub tables: Vec<TableSettings>,
     /// Queries in the order of the file.
     pub queries: Vec<QuerySettings>,
     /// Sinks in the order of the file.
@@ -124,13 +128,18 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
     let checkpoint = sink::local_path(&top, "checkpoint", checkpoint, folder);
     let memory_limit = top.size("memory_limit", 1 << 30);
     let drain_timeout = top.duration("drain_timeout", Duration::from_secs(30));
-    top.later(&["tables", "zookeeper", "web", "cluster"]);
+    top.later(&["zookeeper", "web", "cluster"]);
     let backpressure = rate(&top, interval);
     let app = name.clone().unwrap_or_default();
     let sources: Vec<SourceSettings> = top
         .named("sources")
         .into_iter()
         .filter_map(|(name, section)| source::read(&name, section, &app, folder))
+        .collect();
+    let references: Vec<TableSettings> = top
+        .named("tables")
+        .into_iter()
+        .filter_map(|(name, section)| table::read(&name, section, folder))
         .collect();
     let queries: Vec<QuerySettings> = top
         .named("queries")
@@ -158,6 +167,7 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
         drain_timeout,
         backpressure,
         sources,
+        tables: references,
         queries,
         sinks,
     })
@@ -198,18 +208,23 @@ fn query(name: &str, section: Section<'_, '_>) -> Option<QuerySettings> {
     })
 }
 
-/// Names of tables are told apart, and every `from` names one.
+/// Names of tables are told apart, and every `from` names one that streams.
 fn tables(doc: &Document<'_>, top: &Section<'_, '_>) {
     let mut known = BTreeSet::new();
+    let taken = |section: &Section<'_, '_>, name: &str| {
+        let message = format!("there is a source or query named {name} already");
+        doc.problem(section.line, section.path.clone(), message);
+    };
     for key in ["sources", "queries"] {
         for (name, section) in top.named(key) {
             if !known.insert(name.clone()) {
-                doc.problem(
-                    section.line,
-                    section.path.clone(),
-                    format!("there is a source named {name} already"),
-                );
+                taken(&section, &name);
             }
+        }
+    }
+    for (name, section) in top.named("tables") {
+        if known.contains(&name) {
+            taken(&section, &name);
         }
     }
     for (_, section) in top.named("sinks") {

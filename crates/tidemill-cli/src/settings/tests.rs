@@ -272,9 +272,19 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "[queries.views]",
         "[queries.events]",
-        "queries.events: there is a source named events already",
+        "queries.events: there is a source or query named events already",
     ),
     ("name       =", "name ", "f.toml:2: "),
+    (
+        "[rate]",
+        "[tables.views]\npath = \"v.csv\"\nformat = \"csv\"\n[rate]",
+        "tables.views: there is a source or query named views already",
+    ),
+    (
+        "[rate]",
+        "[tables.t]\nformat = \"csv\"\n[rate]",
+        "tables.t.path: is missing; for example path = \"campaigns.parquet\"",
+    ),
 ];
 
 #[test]

@@ -54,10 +54,12 @@ use tidemill_engine::store::{LocalStore, Store, create_folder, failed};
 mod csv;
 mod encoding;
 mod manifest;
+mod reference;
 mod staged;
 
 pub use encoding::{Compression, Encoding};
 pub use manifest::{FileEntry, Manifest};
+pub use reference::{ReferenceFormat, read_reference};
 
 use manifest::{ManifestPut, Records};
 use staged::{SliceFile, Staged, attempt_of};

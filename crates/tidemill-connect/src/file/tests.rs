@@ -54,6 +54,7 @@ fn plan(batch_id: u64) -> BatchPlan {
         before: Positions::default(),
         ranges: Vec::new(),
         sinks: Vec::new(),
+        tables: Vec::new(),
         limits: LimitsInForce::default(),
         pipeline_hash: "p".into(),
     }

@@ -521,6 +521,7 @@ mod tests {
             before: tidemill_core::Positions::default(),
             ranges: Vec::new(),
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: tidemill_core::plan::LimitsInForce::default(),
             pipeline_hash: "queries".to_owned(),
         }

@@ -148,6 +148,7 @@ impl Driver {
             before: Positions::default(),
             ranges: ranges.to_vec(),
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tidemill_core::loss::{Loss, OnOutOfRange};
 use tidemill_core::next_batch;
-use tidemill_core::plan::{BatchId, BatchPlan};
+use tidemill_core::plan::{BatchId, BatchPlan, TableIdentity};
 use tidemill_core::position::Positions;
 use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::recover::LoggedPlan;
@@ -96,6 +96,8 @@ pub struct DriverSettings {
     pub reduce_slices: usize,
     /// Hash of what the pipeline computes.
     pub pipeline_hash: String,
+    /// Reference tables as they were read.
+    pub tables: Vec<TableIdentity>,
     /// Every tick is a batch, with or without data.
     pub every_tick: bool,
     /// Take the end offsets at start, process to them without waiting for ticks, and end.
@@ -330,6 +332,7 @@ impl Driver {
             before: running.positions.clone(),
             ranges: next.ranges,
             sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
+            tables: self.settings.tables.clone(),
             limits: next.limits,
             pipeline_hash: self.settings.pipeline_hash.clone(),
         };

@@ -186,6 +186,7 @@ impl Driver {
             settled: contents.last_commit.as_ref().map(|commit| commit.batch_id),
             sinks,
             pipeline_hash: self.settings.pipeline_hash.clone(),
+            tables: self.settings.tables.clone(),
         }
     }
 
@@ -303,6 +304,7 @@ impl Driver {
             before,
             ranges: Vec::new(),
             sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
+            tables: self.settings.tables.clone(),
             limits: LimitsInForce::default(),
             pipeline_hash: self.settings.pipeline_hash.clone(),
         })

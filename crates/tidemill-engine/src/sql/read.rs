@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result as DfResult};
+use datafusion::common::{DataFusionError, Result as DfResult, Statistics};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
@@ -23,6 +24,10 @@ use tidemill_core::plan::RangePlan;
 
 use super::scan_run::ScanRun;
 use super::table::{SourceTable, Take};
+
+/// What a scan is planned as if it read: more than any reference table.
+const ROWS_ASSUMED: usize = 1 << 40;
+const ROW_BYTES_ASSUMED: usize = 100;
 
 /// Reads ranges: one input row (the index of a range) becomes the records of that range.
 ///
@@ -178,6 +183,14 @@ impl ExecutionPlan for ReadRangesExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    /// Nobody knows how much a batch will read; a join should hold its other side in memory.
+    fn partition_statistics(&self, _slice: Option<usize>) -> DfResult<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        statistics.num_rows = Precision::Inexact(ROWS_ASSUMED);
+        statistics.total_byte_size = Precision::Inexact(ROWS_ASSUMED * ROW_BYTES_ASSUMED);
+        Ok(Arc::new(statistics))
     }
 
     fn execute(&self, slice: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {

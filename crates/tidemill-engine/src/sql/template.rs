@@ -18,6 +18,7 @@ use super::dead_letters;
 use super::functions::{BatchCell, functions};
 use super::octet_length::octet_length;
 use super::read::ReadRangesExec;
+use super::reference::ReferenceTable;
 use super::scan_run::ScanRun;
 use super::table::{MetadataColumn, OnBadRecord, QueriedTable, SourceTable};
 use crate::error::{Error, Kind, Result};
@@ -46,6 +47,8 @@ pub struct Query {
 pub struct Catalog {
     /// Sources as tables.
     pub tables: Vec<Arc<SourceTable>>,
+    /// Tables that stay as they are.
+    pub references: Vec<ReferenceTable>,
     /// Queries, in the order of the file.
     pub queries: Vec<Query>,
     /// Slices after a shuffle.
@@ -211,6 +214,11 @@ fn session(catalog: &Catalog, cell: &Arc<BatchCell>) -> Result<SessionContext> {
     session.register_udf(octet_length());
     for function in functions(cell) {
         session.register_udf(function);
+    }
+    for table in &catalog.references {
+        table
+            .register(&session)
+            .map_err(|error| refused(&format!("tables.{}", table.identity.name), error))?;
     }
     Ok(session)
 }

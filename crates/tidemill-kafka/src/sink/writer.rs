@@ -230,6 +230,7 @@ mod tests {
                 })
                 .collect(),
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: Default::default(),
             pipeline_hash: String::new(),
         }

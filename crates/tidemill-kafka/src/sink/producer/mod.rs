@@ -153,6 +153,7 @@ mod tests {
             before: Positions::default(),
             ranges: Vec::new(),
             sinks: Vec::new(),
+            tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
         };
