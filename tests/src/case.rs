@@ -82,8 +82,15 @@ impl<'a> Case<'a> {
     /// # Errors
     /// Where the sink or the file can't be made.
     pub fn new(kind: Kind, input: &'a Input, offsets_per_batch: u64) -> Result<Self> {
-        let target = Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN, batch BIGINT")?;
-        Self::with_target(target, input, offsets_per_batch)
+        Self::with_target(Self::fresh(kind)?, input, offsets_per_batch)
+    }
+
+    /// A fresh sink that such an application can write to.
+    ///
+    /// # Errors
+    /// Where it can't be made.
+    pub fn fresh(kind: Kind) -> Result<Target> {
+        Target::create(kind, "seq BIGINT, part INT, aborted BOOLEAN, batch BIGINT")
     }
 
     /// The same with a sink that is there.

@@ -265,6 +265,17 @@ impl Run {
         Ok(kibibytes * 1024)
     }
 
+    /// How many files below `folder` the process has open.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn files_open(&self, folder: &Path) -> Result<usize> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
+        // One that is closed meanwhile has no target.
+        let targets = open.flatten().filter_map(|link| fs::read_link(link.path()).ok());
+        Ok(targets.filter(|target| target.starts_with(folder)).count())
+    }
+
     /// Waits `time`, or less where the process ends before. True where it still runs.
     ///
     /// # Errors

@@ -29,6 +29,14 @@ pub fn java_class_path() -> String {
     required("TIDEMILL_TEST_JAVA_CP")
 }
 
+/// A Python with DuckDB and pyarrow, from `TIDEMILL_TEST_PYTHON`.
+///
+/// # Panics
+/// Where it isn't set.
+pub fn python() -> String {
+    required("TIDEMILL_TEST_PYTHON")
+}
+
 /// The binary under test, built with the feature `fault-injection`, from `TIDEMILL_TEST_BIN`.
 ///
 /// # Panics

@@ -75,6 +75,18 @@ impl Target {
         Ok(Self { kind, place, more })
     }
 
+    /// A folder of JSON files in folders by the values of `columns`.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn folders(columns: &[&str]) -> Result<Self> {
+        let more = format!("format = \"json\"\npartition_by = {columns:?}\n");
+        Ok(Self {
+            more,
+            ..Self::create(Kind::File, "")?
+        })
+    }
+
     /// Makes a topic that is written through a proxy at `address`, by a client that waits `socket_timeout` for an answer.
     ///
     /// # Errors
@@ -234,7 +246,10 @@ pub fn rows_of_files(sink: &Path) -> Result<Vec<Value>> {
                 .split(|byte| *byte == b'\n')
                 .filter(|line| !line.is_empty())
                 .map(|line| {
-                    serde_json::from_slice(line).with_context(|| format!("{} holds no JSON line", path.display()))
+                    let mut row: Value = serde_json::from_slice(line)
+                        .with_context(|| format!("{} holds no JSON line", path.display()))?;
+                    add_folders(&mut row, name)?;
+                    Ok(row)
                 })
                 .collect::<Result<_>>()?;
             for (what, is) in [("rows", of_file.len()), ("bytes", bytes.len())] {
@@ -252,9 +267,54 @@ pub fn rows_of_files(sink: &Path) -> Result<Vec<Value>> {
     Ok(rows)
 }
 
+/// Adds the columns that the folders of a file name, as Hive reads them: texts, or NULL.
+fn add_folders(row: &mut Value, file: &str) -> Result<()> {
+    let (folders, _) = file.rsplit_once('/').unwrap_or_default();
+    for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+        let (column, value) = folder
+            .split_once('=')
+            .with_context(|| format!("{file}: no value in {folder}"))?;
+        let value = match value {
+            "__HIVE_DEFAULT_PARTITION__" => Value::Null,
+            value => Value::String(unescaped(value).with_context(|| format!("{file}: {value} is not escaped"))?),
+        };
+        let row = row.as_object_mut().context("a row that is no object")?;
+        let double = row.insert(unescaped(column).context("not escaped")?, value);
+        ensure!(double.is_none(), "{file}: {column} is in the file and in its folder");
+    }
+    Ok(())
+}
+
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_columns() {
+        let mut row = json!({"n": 1});
+        add_folders(&mut row, "of=a%2Fb%3D/day=__HIVE_DEFAULT_PARTITION__/part-1").expect("read");
+        assert_eq!(row, json!({"n": 1, "of": "a/b=", "day": null}));
+        add_folders(&mut row, "part-1").expect("no folder");
+        for wrong in ["n=1/part-1", "day/part-1", "x=%2/part-1"] {
+            assert!(add_folders(&mut row, wrong).is_err(), "{wrong}");
+        }
+    }
 
     fn sink(manifests: &[(&str, Value)], files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");

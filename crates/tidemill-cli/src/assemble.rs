@@ -169,6 +169,7 @@ fn dead_letter_sink(source: &SourceSettings) -> Option<SinkSettings> {
                 path: path.clone(),
                 format: "json",
                 compression: "",
+                partition_by: Vec::new(),
             };
             (dead_letters::query_for_text(&source.name), kind)
         }

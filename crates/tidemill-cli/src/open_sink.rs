@@ -25,7 +25,8 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
             path,
             format,
             compression,
-        } => file(&sink.name, path, format, compression),
+            partition_by,
+        } => file(&sink.name, path, format, compression, partition_by),
         #[cfg(not(feature = "file"))]
         SinkKind::File { .. } => Err(left_out(sink, "file")),
         #[cfg(feature = "postgres")]
@@ -73,11 +74,12 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
 }
 
 #[cfg(feature = "file")]
-fn file(name: &str, path: &Path, format: &str, compression: &str) -> Result<Box<dyn Sink>> {
+fn file(name: &str, path: &Path, format: &str, compression: &str, partition_by: &[String]) -> Result<Box<dyn Sink>> {
     use tidemill_connect::file::{Encoding, FileSink};
     let compression = (!compression.is_empty()).then_some(compression);
     let encoding = Encoding::parse(format, compression)?;
-    Ok(Box::new(FileSink::new(name, &path.display().to_string(), encoding)?))
+    let sink = FileSink::new(name, &path.display().to_string(), encoding)?;
+    Ok(Box::new(sink.partitioned_by(partition_by)))
 }
 
 #[cfg(not(all(feature = "file", feature = "postgres")))]

@@ -3,16 +3,19 @@
 use anyhow::{Context, Result, bail, ensure};
 use tidemill_tests::case::{Case, Input, LIMIT, failpoints};
 use tidemill_tests::chance::Chance;
-use tidemill_tests::target::Kind;
+use tidemill_tests::target::{Kind, Target};
 
 /// Offsets of each partition in a batch: the small topic takes at least four batches.
 const PER_BATCH: u64 = 200;
 
+/// Makes a fresh sink.
+type Sinks<'a> = &'a dyn Fn() -> Result<Target>;
+
 /// Kills a fresh pipeline at `point` and gives the case, dead. The second pass is tried first, since it has a batch behind
 /// it; points that a run passes only once are killed at the first.
-fn killed_at(kind: Kind, point: &str) -> Result<(Case<'static>, u32)> {
+fn killed_at(sinks: Sinks<'_>, point: &str) -> Result<(Case<'static>, u32)> {
     for pass in [2, 1] {
-        let case = Case::new(kind, Input::small(), PER_BATCH)?;
+        let case = Case::with_target(sinks()?, Input::small(), PER_BATCH)?;
         let armed = format!("{point}=kill@{pass}");
         let finished = case
             .pipeline
@@ -33,8 +36,8 @@ fn killed_at(kind: Kind, point: &str) -> Result<(Case<'static>, u32)> {
     bail!("{point} did not fire")
 }
 
-fn survives(kind: Kind, point: &str) -> Result<u32> {
-    let (case, pass) = killed_at(kind, point)?;
+fn survives(sinks: Sinks<'_>, point: &str) -> Result<u32> {
+    let (case, pass) = killed_at(sinks, point)?;
     let between = case.judge_prefix().context("between kill and restart")?;
     ensure!(between.is_clean(), "between kill and restart: {between}");
     case.finish()?;
@@ -43,10 +46,14 @@ fn survives(kind: Kind, point: &str) -> Result<u32> {
 
 /// All points are tried before the test fails, so that one finding doesn't hide the next.
 fn every_point(kind: Kind) {
+    every_point_of(kind, &|| Case::fresh(kind));
+}
+
+fn every_point_of(kind: Kind, sinks: Sinks<'_>) {
     let points = failpoints(kind).expect("the binary lists its failpoints");
     let mut failed = Vec::new();
     for point in &points {
-        match survives(kind, point) {
+        match survives(sinks, point) {
             Ok(pass) => eprintln!("{}: killed at {point}, pass {pass}: clean", kind.name()),
             Err(error) => failed.push(format!("{point}: {error:?}")),
         }
@@ -68,6 +75,11 @@ fn files_survive_a_kill_at_every_point() {
 }
 
 #[test]
+fn files_in_folders_survive_a_kill_at_every_point() {
+    every_point_of(Kind::File, &|| Target::folders(&["part"]));
+}
+
+#[test]
 fn a_table_survives_a_kill_at_every_point() {
     every_point(Kind::Postgres);
 }
@@ -86,7 +98,7 @@ fn drawn_pairs(kind: Kind, pairs: u32) {
     for _ in 0..pairs {
         let (first, second) = (draw(), draw());
         let outcome = || -> Result<bool> {
-            let (case, _) = killed_at(kind, &first)?;
+            let (case, _) = killed_at(&|| Case::fresh(kind), &first)?;
             let armed = format!("{second}=kill@1");
             let recovery = case
                 .pipeline

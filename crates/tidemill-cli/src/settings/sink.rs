@@ -46,6 +46,8 @@ pub(crate) enum SinkKind {
         format: &'static str,
         /// `none`, `snappy`, `zstd`, `lz4`; empty: the format's default.
         compression: &'static str,
+        /// Columns whose values name folders.
+        partition_by: Vec<String>,
     },
     /// A table.
     Postgres {
@@ -115,18 +117,38 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, folder: &Path) -> Optio
 }
 
 fn file(section: &Section<'_, '_>, folder: &Path) -> Option<SinkKind> {
-    section.later(&["partition_by", "options"]);
+    section.later(&["options"]);
     let format = section.one_of("format", &["parquet", "json", "csv"], &[], "parquet");
     let compression = match format {
         "json" | "csv" => section.one_of("compression", &["none"], &["gzip", "zstd"], ""),
         _ => section.one_of("compression", &["none", "snappy", "zstd", "lz4"], &["gzip"], ""),
     };
+    let partition_by = partition_by(section);
     let path = local_path(section, "path", section.required("path", "\"out\""), folder)?;
     Some(SinkKind::File {
         path,
         format,
         compression,
+        partition_by,
     })
+}
+
+fn partition_by(section: &Section<'_, '_>) -> Vec<String> {
+    let columns = section.texts("partition_by").unwrap_or_default();
+    if columns.is_empty() && section.has("partition_by") {
+        section.wrong(
+            "partition_by",
+            "names no column; leave it out, or for example partition_by = [\"day\"]",
+        );
+    }
+    if let Some(twice) = columns
+        .iter()
+        .enumerate()
+        .find(|(at, column)| columns[..*at].contains(column))
+    {
+        section.wrong("partition_by", format!("names column {} twice", twice.1));
+    }
+    columns
 }
 
 /// A path on local disk, relative to the file's folder; URLs come later.

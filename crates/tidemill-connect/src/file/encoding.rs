@@ -155,6 +155,22 @@ impl<W: Write + Send> Encoder<W> {
         }
     }
 
+    /// Bytes of rows that are not handed on yet.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Parquet { writer, .. } => writer.memory_size(),
+            Self::Json(_) => 0,
+        }
+    }
+
+    /// Hands them on.
+    fn end_row_group(&mut self) -> Result<(), Cause> {
+        match self {
+            Self::Parquet { writer, .. } => Ok(writer.flush()?),
+            Self::Json(_) => Ok(()),
+        }
+    }
+
     fn into_inner(self) -> Result<W, Cause> {
         match self {
             Self::Parquet { writer, .. } => Ok(writer.into_inner()?),
@@ -236,6 +252,22 @@ impl DataFile {
             .map_err(|cause| unwritable(&self.path, cause))?;
         self.rows += rows.num_rows() as u64;
         Ok(())
+    }
+
+    /// Rows written so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of rows that it keeps in memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.encoder.held_bytes()
+    }
+
+    /// Writes them out, at the cost of a row group that is smaller than it might be.
+    pub(super) fn end_row_group(&mut self) -> Result<()> {
+        let ended = self.encoder.end_row_group();
+        ended.map_err(|cause| unwritable(&self.path, cause))
     }
 
     /// Writes the rest and makes the bytes durable; the name is durable once the folder is synced.

@@ -1,7 +1,8 @@
 //! The file sink: data files under names of their own, made visible by one manifest per batch.
 //!
 //! ```text
-//! <path>/part-<batch>-<slice>-e<epoch>-a<attempt>-<random>.parquet   data, never moved (X27)
+//! <path>/part-<batch>-<slice>-e<epoch>-a<attempt>-<random>.parquet   data, never moved (X27); with `partition_by` in
+//!                                                                    folders `column=value/…`, numbered by file
 //! <path>/_tidemill/owner.json                                        whose sink this is (X8, X26)
 //! <path>/_tidemill/epochs/<epoch>.json                               who took it
 //! <path>/_tidemill/<batch>.json                                      manifest: the batch's files and its ledger record
@@ -35,9 +36,9 @@
 //! gets as far as the manifest had logged its plan before the successor's marker, and thus before the successor read the log.
 //!
 //! Memory: one open row group per slice at work, of at most 32 MiB and 1,048,576 rows; before that, rows of small slices, of
-//! at most 512 KiB each and 8 MiB together, which share one file.
+//! at most 512 KiB each and 8 MiB together, which share one file. With `partition_by`: see [`spread`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +55,9 @@ use tidemill_engine::store::{LocalStore, Store, create_folder, failed};
 mod csv;
 mod encoding;
 mod manifest;
+mod partition;
 mod reference;
+mod spread;
 mod staged;
 
 pub use encoding::{Compression, Encoding};
@@ -62,7 +65,10 @@ pub use manifest::{FileEntry, Manifest};
 pub use reference::{ReferenceFormat, read_reference};
 
 use manifest::{ManifestPut, Records};
+use partition::Layout;
+use spread::{Spread, SpreadSlice};
 use staged::{SliceFile, Staged, attempt_of};
+use tokio::sync::Mutex;
 
 /// How long ago a file that no manifest names must have been written to be removed (X28).
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
@@ -73,6 +79,8 @@ pub struct FileSink {
     name: String,
     folder: PathBuf,
     encoding: Encoding,
+    /// Columns whose values name folders; none: all files lie in the one folder.
+    partition_by: Arc<[String]>,
     records: Records,
     /// Set by `fence`, dropped when it fails.
     claim: Option<Claim>,
@@ -109,9 +117,17 @@ impl FileSink {
             name: name.to_owned(),
             folder,
             encoding,
+            partition_by: Arc::default(),
             records: Records::new(store, name),
             claim: None,
         }
+    }
+
+    /// The same with the files in folders `column=value/…` by the values of these columns, which are left out of the files.
+    #[must_use]
+    pub fn partitioned_by(mut self, columns: &[String]) -> Self {
+        self.partition_by = columns.into();
+        self
     }
 
     /// Removes data files that no reader will ever see: of batches up to `settled`, not named by their manifest, and last
@@ -123,17 +139,13 @@ impl FileSink {
         let folder = self.folder.clone();
         let old = blocking(move || old_data_files(&folder, settled, age)).await?;
         let mut removed = Vec::new();
-        for (batch, name) in old {
-            let named = self
-                .records
-                .manifest(batch)
-                .await?
-                .is_some_and(|manifest| names(&manifest, &name));
-            if !named {
-                let path = self.folder.join(&name);
-                blocking(move || fs::remove_file(&path).map_err(|error| failed("remove", &path, error))).await?;
-                removed.push(name);
-            }
+        for (batch, files) in old {
+            let manifest = self.records.manifest(batch).await?;
+            let files_of = |manifest: Manifest| manifest.files.into_iter().map(|file| file.path);
+            let named: BTreeSet<String> = manifest.into_iter().flat_map(files_of).collect();
+            let orphans: Vec<String> = files.into_iter().filter(|file| !named.contains(file)).collect();
+            let folder = self.folder.clone();
+            removed.extend(blocking(move || remove_all(&folder, orphans)).await?);
         }
         Ok(removed)
     }
@@ -168,29 +180,43 @@ impl FileSink {
     }
 }
 
-fn names(manifest: &Manifest, file: &str) -> bool {
-    manifest.files.iter().any(|entry| entry.path == file)
+fn remove_all(folder: &Path, files: Vec<String>) -> Result<Vec<String>> {
+    for file in &files {
+        let path = folder.join(file);
+        fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+    }
+    Ok(files)
 }
 
 /// Data files of settled batches that more than one attempt wrote files for, last written more than `age` ago. Attempts at a
 /// batch write the same rows, so that one alone is the one that was committed.
-fn old_data_files(folder: &Path, settled: BatchId, age: Duration) -> Result<Vec<(BatchId, String)>> {
-    let entries = fs::read_dir(folder).map_err(|error| failed("list", folder, error))?;
+fn old_data_files(folder: &Path, settled: BatchId, age: Duration) -> Result<BTreeMap<BatchId, Vec<String>>> {
     let mut attempts: BTreeMap<BatchId, BTreeMap<String, Vec<String>>> = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| failed("list", folder, error))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some((batch, attempt)) = attempt_of(&name).filter(|(batch, _)| *batch <= settled) {
-            let of_batch = attempts.entry(batch).or_default();
-            of_batch.entry(attempt.to_owned()).or_default().push(name);
+    let mut folders = vec![String::new()];
+    while let Some(below) = folders.pop() {
+        let here = folder.join(&below);
+        for entry in fs::read_dir(&here).map_err(|error| failed("list", &here, error))? {
+            let entry = entry.map_err(|error| failed("list", &here, error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some((batch, attempt)) = attempt_of(&name) {
+                if batch <= settled {
+                    let of_batch = attempts.entry(batch).or_default();
+                    of_batch
+                        .entry(attempt.to_owned())
+                        .or_default()
+                        .push(format!("{below}{name}"));
+                }
+            } else if name.contains('=') && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(format!("{below}{name}/"));
+            }
         }
     }
     attempts.retain(|_, of_batch| of_batch.len() > 1);
-    let mut old = Vec::new();
+    let mut old: BTreeMap<BatchId, Vec<String>> = BTreeMap::new();
     for (batch, of_batch) in attempts {
         for name in of_batch.into_values().flatten() {
             if is_old(&folder.join(&name), age)? {
-                old.push((batch, name));
+                old.entry(batch).or_default().push(name);
             }
         }
     }
@@ -227,7 +253,11 @@ impl Sink for FileSink {
     }
 
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
-        let checked = self.encoding.check(&input.schema);
+        let checked = if self.partition_by.is_empty() {
+            self.encoding.check(&input.schema)
+        } else {
+            Layout::of(&input.schema, &self.partition_by).and_then(|layout| self.encoding.check(layout.file_schema()))
+        };
         checked.map_err(|problem| Error::new(Kind::Config, format!("sink {}: {problem}", self.name)))?;
         let probed = self.records.probe().await;
         probed.map_err(|error| Error::with_source(error.kind(), format!("sink {}", self.name), error))
@@ -307,14 +337,24 @@ impl Sink for FileSink {
             claim.epoch,
             attempt,
         ));
-        let writers = (0..slices)
-            .map(|slice| Box::new(SliceFile::new(Arc::clone(&staged), slice)) as Box<dyn SliceWriter>)
-            .collect();
+        let spread = (!self.partition_by.is_empty()).then(|| {
+            let spread = Spread::new(Arc::clone(&staged), Arc::clone(&self.partition_by));
+            Arc::new(Mutex::new(spread))
+        });
+        let writer = |slice| -> Box<dyn SliceWriter> {
+            let staged = Arc::clone(&staged);
+            match &spread {
+                Some(spread) => Box::new(SpreadSlice::new(Arc::clone(spread), staged)),
+                None => Box::new(SliceFile::new(staged, slice)),
+            }
+        };
+        let writers = (0..slices).map(writer).collect();
         let commit = FileCommit {
             sink: self.name.clone(),
             records: self.records.clone(),
             claim,
             staged,
+            spread,
             slices,
         };
         Ok(SinkBatch {
@@ -325,13 +365,23 @@ impl Sink for FileSink {
 }
 
 /// Puts the manifest of one batch.
-#[derive(Debug)]
 struct FileCommit {
     sink: String,
     records: Records,
     claim: Claim,
     staged: Arc<Staged>,
+    /// With `partition_by`: the rows of all slices.
+    spread: Option<Arc<Mutex<Spread>>>,
     slices: usize,
+}
+
+impl std::fmt::Debug for FileCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileCommit")
+            .field("sink", &self.sink)
+            .field("staged", &self.staged)
+            .finish_non_exhaustive()
+    }
 }
 
 impl FileCommit {
@@ -385,6 +435,9 @@ impl BatchCommit for FileCommit {
                 self.slices
             );
             return Err(Error::new(Kind::Bug, text));
+        }
+        if let Some(spread) = &self.spread {
+            spread::close(Arc::clone(spread)).await?;
         }
         let staged = Arc::clone(&self.staged);
         let files = blocking(move || staged.close()).await?;

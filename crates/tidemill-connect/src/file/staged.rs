@@ -1,7 +1,8 @@
 //! Data files on their way: written and synced, named by no manifest yet.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -9,10 +10,11 @@ use async_trait::async_trait;
 use tidemill_core::plan::{BatchId, BatchPlan};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::SliceWriter;
-use tidemill_engine::store::sync_folder;
+use tidemill_engine::store::{failed, sync_folder};
 
 use super::encoding::{DataFile, Encoding};
 use super::manifest::FileEntry;
+use super::spread::many_at_a_time;
 
 const PREFIX: &str = "part-";
 /// Bytes of rows that one slice keeps in memory before it makes a file of its own.
@@ -20,9 +22,10 @@ const HELD_SLICE_BYTES_MAX: usize = 512 << 10;
 /// The same for all slices of a batch together.
 const HELD_BYTES_MAX: usize = 8 << 20;
 
-/// The batch that a data file was written for and the attempt that wrote it, by its name; `None` where it is no data file
-/// of ours.
-pub(super) fn attempt_of(name: &str) -> Option<(BatchId, &str)> {
+/// The batch that a data file was written for and the attempt that wrote it, by its path in the sink; `None` where it is no
+/// data file of ours.
+pub(super) fn attempt_of(path: &str) -> Option<(BatchId, &str)> {
+    let name = path.rsplit('/').next()?;
     let (batch, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let (_slice, rest) = rest.split_once('-')?;
     let (attempt, _extension) = rest.split_once('.')?;
@@ -55,6 +58,15 @@ struct Files {
     held_bytes: usize,
     slices_finished: usize,
     kept: bool,
+}
+
+/// All folders between the sink's and its files, the sink's own among them. A name is durable once the folder that holds it was
+/// synced, whoever made it: an attempt before this one may have ended between making a folder and syncing what holds it.
+fn folders_of(files: &[FileEntry]) -> BTreeSet<&Path> {
+    files
+        .iter()
+        .flat_map(|file| Path::new(&file.path).ancestors().skip(1))
+        .collect()
 }
 
 impl Staged {
@@ -97,10 +109,29 @@ impl Staged {
         let mut closed = self.lock().closed.clone();
         closed.extend(together);
         closed.sort_by(|a, b| a.path.cmp(&b.path));
-        if !closed.is_empty() {
-            sync_folder(&self.folder)?;
-        }
+        let folders: Vec<&Path> = folders_of(&closed).into_iter().collect();
+        many_at_a_time(folders, |folder| sync_folder(&self.folder.join(folder)))?;
         Ok(closed)
+    }
+
+    /// Creates a file in a folder below the sink's, which is made where it is missing and synced by [`Self::close`].
+    pub(super) fn create_in(&self, folder: &str, rows: &RecordBatch) -> Result<DataFile> {
+        let path = self.folder.join(folder);
+        fs::create_dir_all(&path).map_err(|error| failed("make folder", &path, error))?;
+        let number = self.lock().created.len();
+        let name = format!("{folder}/{}", self.name_for(number));
+        self.lock().created.push(name.clone());
+        DataFile::create(&self.folder, &name, self.encoding, &rows.schema())
+    }
+
+    /// Counts finished files as the attempt's.
+    pub(super) fn closed(&self, files: Vec<FileEntry>) {
+        self.lock().closed.extend(files);
+    }
+
+    /// Counts a slice whose rows are with the sink.
+    pub(super) fn slice_finished(&self) {
+        self.lock().slices_finished += 1;
     }
 
     fn create(&self, slice: usize, rows: &RecordBatch) -> Result<DataFile> {

@@ -614,3 +614,169 @@ async fn what_version_1_wrote_is_read() {
     assert_eq!((state.epoch, ledger.batch_id, ledger.rows), (2, 501, 5));
     assert_eq!((ledger.losses[0].from, ledger.losses[0].until), (500, 505));
 }
+
+/// Rows for `folders` folders, one row of each after the other, `times` times over.
+fn scattered(folders: i64, times: i64) -> Vec<RecordBatch> {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("of", DataType::Utf8View, true),
+        Field::new("id", DataType::Int64, false),
+    ]));
+    let batch = |time: i64| {
+        let of =
+            StringViewArray::from_iter((0..folders).map(|folder| (folder > 0).then(|| format!("folder/{folder}"))));
+        let ids = Int64Array::from_iter_values(time * folders..(time + 1) * folders);
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(of), Arc::new(ids)]).unwrap()
+    };
+    (0..times).map(batch).collect()
+}
+
+async fn write_scattered(sink: &mut FileSink, batch_id: u64, rows: &[RecordBatch]) -> Box<dyn BatchCommit> {
+    let SinkBatch { mut writers, commit } = sink.begin(&plan(batch_id), 2, 1).await.unwrap();
+    for (at, rows) in rows.iter().enumerate() {
+        writers[at % 2].write(rows.clone()).await.unwrap();
+    }
+    for writer in writers {
+        writer.finish().await.unwrap();
+    }
+    commit
+}
+
+fn partitioned(folder: &TempDir) -> FileSink {
+    sink(folder).partitioned_by(&["of".to_owned()])
+}
+
+async fn taken_partitioned(folder: &TempDir, epoch: u64) -> FileSink {
+    let mut sink = partitioned(folder);
+    sink.fence(&claim(epoch)).await.unwrap();
+    sink
+}
+
+/// The ids of each folder, in the order of its files, read through the manifest of `batch_id`.
+fn by_folder(folder: &TempDir, batch_id: u64) -> BTreeMap<String, Vec<i64>> {
+    let base = folder.path().join("a/b");
+    let manifest = fs::read(base.join(format!("_tidemill/{batch_id:020}.json"))).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let mut ids: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for file in manifest["files"].as_array().unwrap() {
+        let path = file["path"].as_str().unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(base.join(path)).unwrap()).unwrap();
+        assert_eq!(
+            reader.schema().fields().len(),
+            1,
+            "the column that names the folder is not in {path}"
+        );
+        let of_folder = ids.entry(path.rsplit_once('/').unwrap().0.to_owned()).or_default();
+        for rows in reader.build().unwrap() {
+            of_folder.extend(rows.unwrap().column(0).as_primitive::<Int64Type>().values());
+        }
+    }
+    ids
+}
+
+#[tokio::test]
+async fn rows_go_to_the_folders_that_their_values_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = taken_partitioned(&folder, 1).await;
+    let commit = write_scattered(&mut sink, 1, &scattered(3, 4)).await;
+    assert!(data_files(&folder).is_empty(), "a few rows wait in memory");
+    let committed = commit.commit(&permit(1), record(1, 1)).await.unwrap();
+    assert_eq!((committed.rows, committed.files.len()), (12, 3));
+    let expected = [
+        ("of=__HIVE_DEFAULT_PARTITION__", vec![0, 3, 6, 9]),
+        ("of=folder%2F1", vec![1, 4, 7, 10]),
+        ("of=folder%2F2", vec![2, 5, 8, 11]),
+    ];
+    let expected: BTreeMap<String, Vec<i64>> = expected.into_iter().map(|(name, ids)| (name.to_owned(), ids)).collect();
+    assert_eq!(by_folder(&folder, 1), expected);
+    assert!(data_files(&folder).is_empty(), "no file lies beside the folders");
+}
+
+#[tokio::test]
+async fn of_thousands_of_folders_few_files_are_open_and_each_has_all_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = taken_partitioned(&folder, 1).await;
+    let (folders, times) = (2_000, 3);
+    let commit = write_scattered(&mut sink, 1, &scattered(folders, times)).await;
+    let committed = commit.commit(&permit(1), record(1, 1)).await.unwrap();
+    assert_eq!(
+        (committed.rows, committed.files.len()),
+        (6_000, 2_000),
+        "sorted, a folder has one file"
+    );
+    let ids = by_folder(&folder, 1);
+    for folder in 1..folders {
+        let expected: Vec<i64> = (0..times).map(|time| time * folders + folder).collect();
+        assert_eq!(ids[&format!("of=folder%2F{folder}")], expected);
+    }
+}
+
+/// More rows than are gathered at once: files stay open from one run of sorted rows to the next, or are finished and followed
+/// by others.
+#[tokio::test]
+async fn what_is_gathered_is_bounded_and_a_folder_may_get_several_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = taken_partitioned(&folder, 1).await;
+    let one = scattered(100, 1);
+    let bytes = one[0].get_array_memory_size();
+    let times = i64::try_from(2 * (32 << 20) / bytes).unwrap() + 10;
+    let commit = write_scattered(&mut sink, 1, &scattered(100, times)).await;
+    let committed = commit.commit(&permit(1), record(1, 1)).await.unwrap();
+    assert_eq!(i64::try_from(committed.rows).unwrap(), 100 * times);
+    assert!(
+        (150..=300).contains(&committed.files.len()),
+        "{} files",
+        committed.files.len()
+    );
+    let ids = by_folder(&folder, 1);
+    for folder in 1..100 {
+        let expected: Vec<i64> = (0..times).map(|time| time * 100 + folder).collect();
+        assert_eq!(
+            ids[&format!("of=folder%2F{folder}")],
+            expected,
+            "in order, across files"
+        );
+    }
+}
+
+#[tokio::test]
+async fn x28_orphans_lie_in_folders_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = taken_partitioned(&folder, 1).await;
+    let rows = scattered(5, 2);
+    let one = write_scattered(&mut sink, 1, &rows).await;
+    one.commit(&permit(1), record(1, 1)).await.unwrap();
+    let lost = folder.path().join("a/b/of=lost%2Fone");
+    fs::create_dir(&lost).unwrap();
+    let orphan = "part-00000000000000000001-00000-e0-a1-0f.parquet";
+    fs::write(lost.join(orphan), b"x").unwrap();
+    fs::write(lost.join("part-of-somebody.parquet"), b"x").unwrap();
+    assert_eq!(
+        sink.remove_orphans(1, Duration::ZERO).await.unwrap(),
+        [format!("of=lost%2Fone/{orphan}")]
+    );
+    assert_eq!(by_folder(&folder, 1).len(), 5);
+    // A batch that is given up leaves no file.
+    drop(write_scattered(&mut sink, 2, &rows).await);
+    assert_eq!(
+        sink.remove_orphans(2, Duration::ZERO).await.unwrap(),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn check_names_the_column_that_no_folder_can_be_named_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = SinkInput {
+        schema: scattered(1, 1)[0].schema(),
+        ordered: false,
+    };
+    partitioned(&folder).check(&input).await.unwrap();
+    let mut wrong = sink(&folder).partitioned_by(&["off".to_owned()]);
+    let error = wrong.check(&input).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(
+        error.chain().contains("sink out: partition_by names column off") && error.chain().contains("of, id"),
+        "{}",
+        error.chain()
+    );
+}
