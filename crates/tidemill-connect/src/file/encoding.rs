@@ -159,7 +159,7 @@ impl<W: Write + Send> Encoder<W> {
     fn held_bytes(&self) -> usize {
         match self {
             Self::Parquet { writer, .. } => writer.memory_size(),
-            Self::Json(_) => 0,
+            Self::Json(_) | Self::Csv(_) => 0,
         }
     }
 
@@ -167,7 +167,7 @@ impl<W: Write + Send> Encoder<W> {
     fn end_row_group(&mut self) -> Result<(), Cause> {
         match self {
             Self::Parquet { writer, .. } => Ok(writer.flush()?),
-            Self::Json(_) => Ok(()),
+            Self::Json(_) | Self::Csv(_) => Ok(()),
         }
     }
 
