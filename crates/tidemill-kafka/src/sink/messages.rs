@@ -242,7 +242,7 @@ impl MessageEncoder {
         };
         let mut value = match (self.format, &self.avro) {
             (ValueFormat::Avro, Some(schema)) => {
-                Value::Avro(avro::Values::new(schema, rows, &self.value).map_err(unfit)?)
+                Value::Avro(Box::new(avro::Values::new(schema, rows, &self.value).map_err(unfit)?))
             }
             (ValueFormat::Json | ValueFormat::Avro, _) => {
                 Value::Object(Objects::new(rows, &self.value).map_err(cannot)?)
@@ -293,7 +293,7 @@ impl MessageEncoder {
 
 enum Value<'a> {
     Object(Objects<'a>),
-    Avro(avro::Values),
+    Avro(Box<avro::Values>),
     Bytes(&'a ArrayRef),
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, ListArray, MapArray, NullArray,
-    NullBufferBuilder, PrimitiveArray, StringArray, StructArray,
+    ArrayRef, ArrowPrimitiveType, BooleanArray, ListArray, MapArray, NullArray, NullBufferBuilder, PrimitiveArray,
+    StructArray,
 };
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Int32Type, Int64Type,
     Time32MillisecondType, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
@@ -14,18 +14,17 @@ use arrow::datatypes::{
 };
 
 use super::fault::Why;
-use super::schema::{Logical, Schema, Shape, Type, TypeId};
+use super::keys::{Keys, ending, taken};
+use super::schema::{Schema, Shape, TypeId};
+use super::symbols::push_text;
+use super::values::{Union, Values, entries, scalar, whole_number, without_null};
 use super::wire::Cursor;
 use crate::format::record::{Record, Side};
-use crate::format::views::Views;
 
 /// How deep the types of a column may nest.
 const NESTING_MAX: usize = 16;
 /// How many types a column may be made of, each counted as often as it stands there.
 const PARTS_MAX: usize = 1000;
-
-const MILLIS_PER_DAY: i32 = 86_400_000;
-const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A column under construction.
 #[derive(Debug)]
@@ -35,65 +34,6 @@ pub(super) struct Column {
     /// Its length is the rows so far.
     nulls: NullBufferBuilder,
     values: Values,
-}
-
-/// What stands before each value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Union {
-    /// Nothing.
-    None,
-    /// The only branch of a union: 0.
-    Single,
-    /// The branch of a union of null, which stands at this place, and something.
-    WithNull(i64),
-}
-
-#[derive(Debug)]
-enum Values {
-    Null,
-    Boolean(BooleanBufferBuilder),
-    /// And the first value that is too large.
-    I32(Vec<i32>, Option<i32>),
-    I64(Vec<i64>, Option<i64>),
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    Text(Views),
-    Bytes(Views),
-    Fixed(Views, usize),
-    UuidOfBytes(Views),
-    Enum(Symbols),
-    Decimal {
-        values: Vec<i128>,
-        /// The first value that has too many digits.
-        beyond: u128,
-        /// Bytes of each, where it is a fixed.
-        size: Option<usize>,
-    },
-    Struct(Vec<Column>),
-    List {
-        offsets: Vec<i32>,
-        item: Box<Column>,
-    },
-    Map {
-        offsets: Vec<i32>,
-        keys: Keys,
-        value: Box<Column>,
-    },
-}
-
-/// Values of an enum. Each symbol is made a view once per step.
-#[derive(Debug)]
-struct Symbols {
-    views: Views,
-    symbols: Vec<String>,
-    made: Vec<Option<u128>>,
-}
-
-/// Keys of maps: DataFusion's functions take them as plain text only.
-#[derive(Debug)]
-struct Keys {
-    offsets: Vec<i32>,
-    text: Vec<u8>,
 }
 
 impl Column {
@@ -210,10 +150,7 @@ impl Column {
             Values::Text(views) => {
                 let length = cursor.length()?;
                 let from = cursor.at;
-                let text = cursor.take(length)?;
-                if std::str::from_utf8(text).is_err() {
-                    return Err(Why::Utf8);
-                }
+                cursor.text(length)?;
                 views.push_part(record, from, length);
             }
             Values::I64(values, beyond) => {
@@ -381,7 +318,7 @@ impl Column {
             Values::Text(views) | Values::UuidOfBytes(views) => Arc::new(views.finish(blocks, nulls)),
             Values::Bytes(views) | Values::Fixed(views, _) => Arc::new(views.finish_binary(blocks, nulls)),
             Values::Enum(symbols) => {
-                symbols.made.fill(None);
+                symbols.forget();
                 Arc::new(symbols.views.finish(blocks, nulls))
             }
             Values::Decimal { values, .. } => primitive!(Decimal128Type, values),
@@ -408,85 +345,6 @@ impl Column {
     }
 }
 
-/// What stands before the values of a union, and the type of those that are not null.
-fn without_null(schema: &Schema, branches: &[TypeId]) -> Result<(Union, TypeId), String> {
-    let is_null = |of: &TypeId| schema.get(*of).shape == Shape::Null;
-    match branches {
-        [only] => Ok((Union::Single, *only)),
-        [null, other] if is_null(null) && !is_null(other) => Ok((Union::WithNull(0), *other)),
-        [other, null] if is_null(null) && !is_null(other) => Ok((Union::WithNull(1), *other)),
-        _ => {
-            let names: Vec<&str> = branches.iter().map(|of| schema.get(*of).shape.name()).collect();
-            Err(format!(
-                "it is a union of {}; of unions only those of null and one more type can be read",
-                names.join(", ")
-            ))
-        }
-    }
-}
-
-/// Types that hold no others.
-fn scalar(of: &Type) -> Result<(DataType, Values), String> {
-    let utc = |utc: bool| utc.then(|| "UTC".into());
-    Ok(match (&of.shape, of.logical) {
-        (Shape::Null, _) => (DataType::Null, Values::Null),
-        (Shape::Boolean, _) => (DataType::Boolean, Values::Boolean(BooleanBufferBuilder::new(0))),
-        (Shape::Int, Logical::Date) => (DataType::Date32, Values::I32(Vec::new(), None)),
-        (Shape::Int, Logical::TimeMillis) => (
-            DataType::Time32(TimeUnit::Millisecond),
-            Values::I32(Vec::new(), Some(MILLIS_PER_DAY)),
-        ),
-        (Shape::Int, _) => (DataType::Int32, Values::I32(Vec::new(), None)),
-        (Shape::Long, Logical::TimeMicros) => (
-            DataType::Time64(TimeUnit::Microsecond),
-            Values::I64(Vec::new(), Some(MICROS_PER_DAY)),
-        ),
-        (Shape::Long, Logical::Timestamp { unit, utc: is_utc }) => {
-            (DataType::Timestamp(unit, utc(is_utc)), Values::I64(Vec::new(), None))
-        }
-        (Shape::Long, _) => (DataType::Int64, Values::I64(Vec::new(), None)),
-        (Shape::Float, _) => (DataType::Float32, Values::F32(Vec::new())),
-        (Shape::Double, _) => (DataType::Float64, Values::F64(Vec::new())),
-        (Shape::String, _) => (DataType::Utf8View, Values::Text(Views::default())),
-        (Shape::Bytes, Logical::Decimal { precision, scale }) => decimal(precision, scale, None)?,
-        (Shape::Fixed(size), Logical::Decimal { precision, scale }) => decimal(precision, scale, Some(*size))?,
-        (Shape::Bytes, _) => (DataType::BinaryView, Values::Bytes(Views::default())),
-        (Shape::Fixed(16), Logical::Uuid) => (DataType::Utf8View, Values::UuidOfBytes(Views::default())),
-        (Shape::Fixed(size), _) => (DataType::BinaryView, Values::Fixed(Views::default(), *size)),
-        (Shape::Enum(symbols), _) => (
-            DataType::Utf8View,
-            Values::Enum(Symbols {
-                views: Views::default(),
-                symbols: symbols.clone(),
-                made: vec![None; symbols.len()],
-            }),
-        ),
-        (Shape::Record(_) | Shape::Array(_) | Shape::Map(_) | Shape::Union(_), _) => {
-            return Err(format!("{} stands where it can't", of.shape.name()));
-        }
-    })
-}
-
-fn decimal(precision: u64, scale: u64, size: Option<usize>) -> Result<(DataType, Values), String> {
-    match (u8::try_from(precision), i8::try_from(scale)) {
-        (Ok(precision @ 1..=38), Ok(scale)) => Ok((
-            DataType::Decimal128(precision, scale),
-            Values::Decimal {
-                values: Vec::new(),
-                beyond: 10u128.pow(u32::from(precision)),
-                size,
-            },
-        )),
-        _ => Err(format!("it is a decimal of {precision} digits; 38 are the most")),
-    }
-}
-
-fn entries(value: &FieldRef) -> Field {
-    let key = Arc::new(Field::new("key", DataType::Utf8, false));
-    let fields = Fields::from(vec![key, Arc::clone(value)]);
-    Field::new("entries", DataType::Struct(fields), false)
-}
-
 /// Reads the items of an array or a map. Each takes a byte at least, so that a count beyond the record ends with it.
 fn read_blocks(cursor: &mut Cursor<'_>, mut item: impl FnMut(&mut Cursor<'_>) -> Result<(), Why>) -> Result<(), Why> {
     while let Some((count, end)) = cursor.block()? {
@@ -498,86 +356,4 @@ fn read_blocks(cursor: &mut Cursor<'_>, mut item: impl FnMut(&mut Cursor<'_>) ->
         }
     }
     Ok(())
-}
-
-/// The number of bytes that are a two's complement, first byte first; `None` where it takes more than 128 bits or none.
-fn whole_number(bytes: &[u8]) -> Option<i128> {
-    let sign: u8 = if bytes.first()? & 0x80 == 0 { 0 } else { 0xff };
-    let (beyond, low) = bytes.split_at(bytes.len().saturating_sub(16));
-    if beyond.iter().any(|byte| *byte != sign) {
-        return None;
-    }
-    let mut number = [sign; 16];
-    number[16 - low.len()..].copy_from_slice(low);
-    let number = i128::from_be_bytes(number);
-    ((number < 0) == (sign != 0)).then_some(number)
-}
-
-fn push_text(views: &mut Views, text: &str, side: &mut Side) -> Result<(), Why> {
-    let from = side.text.len();
-    if i32::try_from(from + text.len()).is_err() {
-        return Err(Why::TooLong);
-    }
-    side.text.extend_from_slice(text.as_bytes());
-    if views.push_side(side, from) {
-        side.text.truncate(from);
-    }
-    Ok(())
-}
-
-impl Symbols {
-    fn push(&mut self, at: i32, side: &mut Side) -> Result<(), Why> {
-        let at = usize::try_from(at).map_err(|_negative| Why::Symbol)?;
-        match self.made.get(at) {
-            None => return Err(Why::Symbol),
-            Some(Some(view)) => self.views.push_again(*view),
-            Some(None) => {
-                push_text(&mut self.views, &self.symbols[at], side)?;
-                self.made[at] = self.views.last();
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Default for Keys {
-    fn default() -> Self {
-        Self {
-            offsets: vec![0],
-            text: Vec::new(),
-        }
-    }
-}
-
-impl Keys {
-    fn read(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Why> {
-        let length = cursor.length()?;
-        let text = cursor.take(length)?;
-        if std::str::from_utf8(text).is_err() {
-            return Err(Why::Utf8);
-        }
-        let end = i32::try_from(self.text.len() + length).map_err(|_beyond| Why::TooLong)?;
-        self.text.extend_from_slice(text);
-        self.offsets.push(end);
-        Ok(())
-    }
-
-    fn truncate(&mut self, keys: usize) {
-        self.text.truncate(ending(&mut self.offsets, keys));
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        let text = Buffer::from(std::mem::take(&mut self.text));
-        Arc::new(StringArray::new(taken(&mut self.offsets), text, None))
-    }
-}
-
-/// Cuts offsets to so many rows; gives where the last of them ends.
-fn ending(offsets: &mut Vec<i32>, rows: usize) -> usize {
-    offsets.truncate(rows + 1);
-    offsets.last().map_or(0, |end| *end as usize)
-}
-
-fn taken(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
-    OffsetBuffer::new(std::mem::replace(offsets, vec![0]).into())
 }

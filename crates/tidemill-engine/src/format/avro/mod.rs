@@ -29,7 +29,10 @@ use crate::source::RawRows;
 
 mod column;
 mod fault;
+mod keys;
 mod schema;
+mod symbols;
+mod values;
 mod wire;
 
 /// Bytes of Confluent's header.

@@ -46,6 +46,36 @@ impl<'a> Cursor<'a> {
         Err(Why::Truncated)
     }
 
+    /// Steps over a number; up to eight bytes of it are looked at together.
+    #[inline(always)]
+    fn skip_long(&mut self) -> Result<(), Why> {
+        const LAST: u64 = 0x8080_8080_8080_8080;
+        let next = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>());
+        let ends = next.map_or(0, |bytes| !u64::from_le_bytes(*bytes) & LAST);
+        if ends == 0 {
+            return self.long().map(|_| ());
+        }
+        self.at += ends.trailing_zeros() as usize / 8 + 1;
+        Ok(())
+    }
+
+    /// The next so many bytes, which must be text.
+    #[inline(always)]
+    pub(super) fn text(&mut self, length: usize) -> Result<&'a [u8], Why> {
+        const LETTERS: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
+        let next = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<16>());
+        let text = self.take(length)?;
+        // Short text without letters beyond ASCII, as most is, is told by one look at it and some of what follows.
+        if let Some(bytes) = next
+            && length <= 16
+            && (length == 0 || u128::from_le_bytes(*bytes) << (8 * (16 - length)) & LETTERS == 0)
+        {
+            return Ok(text);
+        }
+        std::str::from_utf8(text).map_err(|_| Why::Utf8)?;
+        Ok(text)
+    }
+
     /// A number that fits 32 bits.
     #[inline(always)]
     pub(super) fn int(&mut self) -> Result<i32, Why> {
@@ -101,7 +131,7 @@ impl<'a> Cursor<'a> {
                 self.at += length;
                 Ok(())
             }
-            Shape::Long | Shape::Int | Shape::Enum(_) => self.long().map(|_| ()),
+            Shape::Long | Shape::Int | Shape::Enum(_) => self.skip_long(),
             _ => self.skip_other(schema, of, 0),
         }
     }
@@ -116,7 +146,7 @@ impl<'a> Cursor<'a> {
         match &schema.get(of).shape {
             Shape::Null => Ok(()),
             Shape::Boolean => self.take(1).map(|_| ()),
-            Shape::Int | Shape::Long | Shape::Enum(_) => self.long().map(|_| ()),
+            Shape::Int | Shape::Long | Shape::Enum(_) => self.skip_long(),
             Shape::Float => self.take(4).map(|_| ()),
             Shape::Double => self.take(8).map(|_| ()),
             Shape::Fixed(size) => self.take(*size).map(|_| ()),
@@ -192,6 +222,48 @@ mod tests {
             Err(Why::Number)
         );
         assert_eq!(Cursor::new(&[0x80, 0x80, 0x80, 0x80, 0x10], 0).int(), Err(Why::Range));
+    }
+
+    #[test]
+    fn a_number_is_stepped_over_as_it_is_read() {
+        let tails: [&[u8]; 3] = [&[], &[0xff; 3], &[0; 20]];
+        for bytes in 1..=11 {
+            for last in [0, 1, 2, 0x7f] {
+                for tail in tails {
+                    let number = [&vec![0x80; bytes - 1][..], &[last], tail].concat();
+                    let (mut read, mut skipped) = (Cursor::new(&number, 0), Cursor::new(&number, 0));
+                    assert_eq!(read.long().map(|_| ()), skipped.skip_long(), "{number:?}");
+                    assert_eq!(read.at, skipped.at, "{number:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_checked_however_short_and_wherever_it_ends() {
+        for length in 0..40 {
+            for tail in [0, 1, 30] {
+                let ascii = [vec![b'a'; length], vec![0xff; tail]].concat();
+                let mut cursor = Cursor::new(&ascii, 0);
+                assert_eq!(cursor.text(length), Ok(&ascii[..length]));
+                for at in 0..length {
+                    let mut broken = ascii.clone();
+                    broken[at] = 0xff;
+                    assert_eq!(Cursor::new(&broken, 0).text(length), Err(Why::Utf8), "{at} of {length}");
+                }
+                if length >= 2 {
+                    let mut letter = ascii.clone();
+                    letter[length - 2..length].copy_from_slice("\u{e9}".as_bytes());
+                    assert_eq!(Cursor::new(&letter, 0).text(length), Ok(&letter[..length]));
+                    assert_eq!(
+                        Cursor::new(&letter, 0).text(length - 1),
+                        Err(Why::Utf8),
+                        "half a letter"
+                    );
+                }
+            }
+        }
+        assert_eq!(Cursor::new(b"ab", 0).text(3), Err(Why::Truncated));
     }
 
     #[test]
