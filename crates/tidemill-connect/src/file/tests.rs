@@ -3,7 +3,8 @@
     reason = "a slice writes one run of rows or several"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringViewArray, TimestampSecondArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
