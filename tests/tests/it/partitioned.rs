@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Values that name folders, all in one batch.
 const VALUES: u64 = 10_000;
 /// The bound of the product, and the folder that is being synced beside them.
-const OPEN_MAX: usize = 64 + 1;
+const OPEN_MAX: usize = 128 + 1;
 
 /// The most that was seen while a run went on.
 #[derive(Debug, Default)]

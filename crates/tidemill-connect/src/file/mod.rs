@@ -36,13 +36,12 @@
 //! gets as far as the manifest had logged its plan before the successor's marker, and thus before the successor read the log.
 //!
 //! Memory: one open row group per slice at work, of at most 32 MiB and 1,048,576 rows; before that, rows of small slices, of
-//! at most 512 KiB each and 8 MiB together, which share one file. With `partition_by`: see [`spread`].
+//! at most 512 KiB each and 8 MiB together, which share one file. With `partition_by`: see `spread.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tidemill_core::commit::CommitPermit;
@@ -50,11 +49,12 @@ use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchId, BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
-use tidemill_engine::store::{LocalStore, Store, create_folder, failed};
+use tidemill_engine::store::{LocalStore, Store, create_folder};
 
 mod csv;
 mod encoding;
 mod manifest;
+mod orphans;
 mod partition;
 mod reference;
 mod spread;
@@ -67,7 +67,7 @@ pub use reference::{ReferenceFormat, read_reference};
 use manifest::{ManifestPut, Records};
 use partition::Layout;
 use spread::{Spread, SpreadSlice};
-use staged::{SliceFile, Staged, attempt_of};
+use staged::{SliceFile, Staged};
 use tokio::sync::Mutex;
 
 /// How long ago a file that no manifest names must have been written to be removed (X28).
@@ -137,7 +137,7 @@ impl FileSink {
     /// Where the folder or a manifest can't be read.
     async fn remove_orphans(&self, settled: BatchId, age: Duration) -> Result<Vec<String>> {
         let folder = self.folder.clone();
-        let old = blocking(move || old_data_files(&folder, settled, age)).await?;
+        let old = blocking(move || orphans::old_data_files(&folder, settled, age)).await?;
         let mut removed = Vec::new();
         for (batch, files) in old {
             let manifest = self.records.manifest(batch).await?;
@@ -145,7 +145,7 @@ impl FileSink {
             let named: BTreeSet<String> = manifest.into_iter().flat_map(files_of).collect();
             let orphans: Vec<String> = files.into_iter().filter(|file| !named.contains(file)).collect();
             let folder = self.folder.clone();
-            removed.extend(blocking(move || remove_all(&folder, orphans)).await?);
+            removed.extend(blocking(move || orphans::remove_all(&folder, orphans)).await?);
         }
         Ok(removed)
     }
@@ -178,59 +178,6 @@ impl FileSink {
             ),
         ))
     }
-}
-
-fn remove_all(folder: &Path, files: Vec<String>) -> Result<Vec<String>> {
-    for file in &files {
-        let path = folder.join(file);
-        fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
-    }
-    Ok(files)
-}
-
-/// Data files of settled batches that more than one attempt wrote files for, last written more than `age` ago. Attempts at a
-/// batch write the same rows, so that one alone is the one that was committed.
-fn old_data_files(folder: &Path, settled: BatchId, age: Duration) -> Result<BTreeMap<BatchId, Vec<String>>> {
-    let mut attempts: BTreeMap<BatchId, BTreeMap<String, Vec<String>>> = BTreeMap::new();
-    let mut folders = vec![String::new()];
-    while let Some(below) = folders.pop() {
-        let here = folder.join(&below);
-        for entry in fs::read_dir(&here).map_err(|error| failed("list", &here, error))? {
-            let entry = entry.map_err(|error| failed("list", &here, error))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some((batch, attempt)) = attempt_of(&name) {
-                if batch <= settled {
-                    let of_batch = attempts.entry(batch).or_default();
-                    of_batch
-                        .entry(attempt.to_owned())
-                        .or_default()
-                        .push(format!("{below}{name}"));
-                }
-            } else if name.contains('=') && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(format!("{below}{name}/"));
-            }
-        }
-    }
-    attempts.retain(|_, of_batch| of_batch.len() > 1);
-    let mut old: BTreeMap<BatchId, Vec<String>> = BTreeMap::new();
-    for (batch, of_batch) in attempts {
-        for name in of_batch.into_values().flatten() {
-            if is_old(&folder.join(&name), age)? {
-                old.entry(batch).or_default().push(name);
-            }
-        }
-    }
-    Ok(old)
-}
-
-fn is_old(file: &Path, age: Duration) -> Result<bool> {
-    let written = fs::metadata(file)
-        .and_then(|data| data.modified())
-        .map_err(|error| failed("stat", file, error))?;
-    // A clock that ran backwards makes a file young.
-    Ok(SystemTime::now()
-        .duration_since(written)
-        .is_ok_and(|since| since >= age))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

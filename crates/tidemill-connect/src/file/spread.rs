@@ -1,8 +1,9 @@
 //! The rows of a batch spread over the folders of a sink with `partition_by`.
 //!
 //! A batch may have rows for thousands of folders, in any order, so a file per folder can't stay open from its first row to its
-//! last. Rows of all slices are gathered, sorted by folder and written folder by folder. Files stay open for the rows that may
-//! follow; where too many are, the half with the fewest rows is finished, and later rows of their folders go to a second file.
+//! last. Rows of all slices are gathered, sorted by folder and written folder by folder, those with an open file first. Files stay
+//! open for the rows that may follow; where too many are, those with the fewest rows are finished, and later rows of their
+//! folders go to a second file.
 //!
 //! Memory: the gathered rows twice (as they came and sorted), and what open files hold back for their row groups.
 
@@ -23,13 +24,15 @@ use super::partition::{Folders, Layout};
 use super::staged::Staged;
 
 /// Files that are open at a time, for all slices of a batch together.
-pub(super) const OPEN_FILES_MAX: usize = 64;
+const OPEN_FILES_MAX: usize = 128;
+/// How many are finished where one too many is wanted: together, since the disk takes many syncs in little more time than one.
+const FINISHED_TOGETHER: usize = 32;
 /// Bytes of rows that are gathered before they are sorted and written, for all slices together.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
 /// Bytes that open files hold back, together.
 const OPEN_BYTES_MAX: usize = 64 << 20;
-/// Files that are synced at a time: the disk takes many at once in little more time than one.
-pub(super) const SYNCS_MAX: usize = 16;
+/// Files or folders that are synced at a time.
+const SYNCS_MAX: usize = 16;
 
 /// The rows of one attempt at a batch.
 pub(super) struct Spread {
@@ -100,7 +103,9 @@ impl Spread {
             };
             let (sorted, runs) = sort(&gathered, &layout, &mut folders)?;
             drop(gathered);
-            for run in runs {
+            let (follow, begin): (Vec<Run>, Vec<Run>) =
+                runs.into_iter().partition(|run| self.open.contains_key(&run.folder));
+            for run in follow.iter().chain(&begin) {
                 self.write_run(run.folder, folders.name(run.folder), &sorted.slice(run.from, run.rows))?;
             }
             self.known = Some((layout, folders));
@@ -111,7 +116,7 @@ impl Spread {
 
     fn write_run(&mut self, folder: usize, name: &str, rows: &RecordBatch) -> Result<()> {
         if !self.open.contains_key(&folder) && self.open.len() == OPEN_FILES_MAX {
-            self.finish_the_smaller_half()?;
+            self.finish_the_smallest()?;
         }
         let file = match self.open.entry(folder) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
@@ -128,13 +133,13 @@ impl Spread {
     }
 
     /// A folder that gets many rows keeps its one file; of those with a few rows most get no more.
-    fn finish_the_smaller_half(&mut self) -> Result<()> {
+    fn finish_the_smallest(&mut self) -> Result<()> {
         let mut by_rows: Vec<(u64, usize)> = self.open.iter().map(|(folder, file)| (file.rows(), *folder)).collect();
         by_rows.sort_unstable();
-        by_rows.truncate(OPEN_FILES_MAX / 2);
-        let smaller = by_rows.iter().filter_map(|(_, folder)| self.open.remove(folder));
-        let smaller = smaller.collect();
-        self.finish(smaller)
+        by_rows.truncate(FINISHED_TOGETHER);
+        let smallest = by_rows.iter().filter_map(|(_, folder)| self.open.remove(folder));
+        let smallest = smallest.collect();
+        self.finish(smallest)
     }
 
     fn finish(&self, files: Vec<DataFile>) -> Result<()> {
