@@ -68,6 +68,8 @@ impl BatchPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::plan::LimitsInForce;
     use crate::position::Positions;
@@ -98,6 +100,8 @@ mod tests {
             sinks: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
+            query_hashes: BTreeMap::new(),
+            turn: None,
         }
     }
 

@@ -56,6 +56,8 @@ fn plan(batch_id: u64) -> BatchPlan {
         sinks: Vec::new(),
         limits: LimitsInForce::default(),
         pipeline_hash: "p".into(),
+        query_hashes: std::collections::BTreeMap::new(),
+        turn: None,
     }
 }
 

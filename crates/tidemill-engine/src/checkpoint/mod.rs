@@ -146,10 +146,7 @@ impl Checkpoint {
     /// # Errors
     /// `Config` where a record is damaged, or other records are there without `app.json`.
     pub async fn read(&self) -> Result<Contents> {
-        let app = self
-            .get::<AppRecord>("app", "app.json")
-            .await?
-            .map(|record| record.body);
+        let app = self.app().await?;
         let snapshot = self.newest_snapshot().await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.plan.batch_id);
         let last_plan = self.newest::<BatchPlan>("plan", "plans", floor).await?;
@@ -158,7 +155,8 @@ impl Checkpoint {
             return Err(Error::new(
                 Kind::Config,
                 format!(
-                    "checkpoint {} has plans but no app.json: it is damaged. Restore it from a copy",
+                    "checkpoint {} has plans but no app.json: it is damaged. Restore it from a copy, or \
+                     `tidemill checkpoint rebuild FILE`",
                     self.location()
                 ),
             ));
@@ -182,6 +180,46 @@ impl Checkpoint {
             last_plan: last_plan.or(snapshot_plan),
             last_commit: last_commit.map(|record| record.body).or(snapshot_commit),
         })
+    }
+
+    /// `app.json`, which makes a folder a checkpoint.
+    ///
+    /// # Errors
+    /// `Config` where it is damaged.
+    pub async fn app(&self) -> Result<Option<AppRecord>> {
+        Ok(self
+            .get::<AppRecord>("app", "app.json")
+            .await?
+            .map(|record| record.body))
+    }
+
+    /// Writes a plan that a ledger kept into the plan log of a lost checkpoint (X7).
+    ///
+    /// # Errors
+    /// `Config` where the plan does not come out as it was logged, or another plan stands under its id.
+    pub async fn restore_plan(&self, logged: &LoggedPlan) -> Result<()> {
+        let batch = logged.plan.batch_id;
+        let (_, hash) = record::encode("plan", "", &logged.plan)?;
+        if hash != logged.hash {
+            let text = format!(
+                "the plan of batch {batch} in the ledger has hash {}, but gives {hash}",
+                logged.hash
+            );
+            return Err(Error::new(Kind::Config, text));
+        }
+        if self.put("plan", &numbered("plans", batch), &logged.plan).await? {
+            return Ok(());
+        }
+        match self.plan(batch).await? {
+            Some(there) if there.hash == logged.hash => Ok(()),
+            _ => {
+                let text = format!(
+                    "{} holds another plan of batch {batch}; move the folder away and begin again",
+                    self.location()
+                );
+                Err(Error::new(Kind::Config, text))
+            }
+        }
     }
 
     /// Writes `app.json` of a new application; an existing one is returned instead.
@@ -520,6 +558,8 @@ mod tests {
             sinks: Vec::new(),
             limits: tidemill_core::plan::LimitsInForce::default(),
             pipeline_hash: "queries".to_owned(),
+            query_hashes: BTreeMap::new(),
+            turn: None,
         }
     }
 

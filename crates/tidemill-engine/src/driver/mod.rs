@@ -8,9 +8,13 @@ mod pace;
 mod patience;
 mod publisher;
 mod ranges;
+mod rebuild;
 mod records;
 mod recovery;
+mod replay;
+mod rewind;
 mod ticks;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +27,7 @@ use tidemill_core::position::Positions;
 use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::recover::LoggedPlan;
 use tidemill_core::start::{OnNewPartition, PartitionBounds, StartPolicy};
+use tidemill_core::ways_out::WaysOut;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -42,6 +47,8 @@ use ticks::Ticks;
 
 pub use check::{Checked, all_of};
 pub use recovery::Standing;
+pub use replay::Replayed;
+pub use rewind::{Rewind, SinkAgain};
 
 /// How often an idle instance looks whether another one took over.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -76,6 +83,19 @@ pub struct Output {
     pub template: Template,
     /// The sink.
     pub sink: Box<dyn Sink>,
+    /// Hash of what it is given, without its name: tells a changed query.
+    pub query_hash: String,
+    /// The same sink under the name that the file has now, where `name` is the one before a rename.
+    pub successor: Option<Successor>,
+}
+
+/// A sink that was renamed: the recovery runs under the old name, everything after it under this one (X9).
+#[derive(Debug)]
+pub struct Successor {
+    /// The new name.
+    pub name: String,
+    /// The sink of that name.
+    pub sink: Box<dyn Sink>,
 }
 
 /// Settings of the loop.
@@ -98,6 +118,8 @@ pub struct DriverSettings {
     pub every_tick: bool,
     /// Take the end offsets at start, process to them without waiting for ticks, and end.
     pub until_caught_up: bool,
+    /// What a person ordered for this start.
+    pub ways_out: WaysOut,
 }
 
 /// What a run came to.
@@ -318,6 +340,8 @@ impl Driver {
             sinks: self.outputs.iter().map(|output| output.sink.identity()).collect(),
             limits: next.limits,
             pipeline_hash: self.settings.pipeline_hash.clone(),
+            query_hashes: self.query_hashes(),
+            turn: None,
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
@@ -347,6 +371,13 @@ impl Driver {
         }
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, next.losses, &missing, planned).await
+    }
+
+    fn query_hashes(&self) -> BTreeMap<String, String> {
+        self.outputs
+            .iter()
+            .map(|output| (output.name.clone(), output.query_hash.clone()))
+            .collect()
     }
 
     /// Runs a logged plan, without what is lost of it, for the sinks that lack it, and goes on from its positions. Its commit

@@ -232,6 +232,8 @@ mod tests {
             sinks: Vec::new(),
             limits: Default::default(),
             pipeline_hash: String::new(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         }
     }
 

@@ -155,6 +155,8 @@ mod tests {
             sinks: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         };
         LedgerRecord {
             app: "app".to_owned(),
