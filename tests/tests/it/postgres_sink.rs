@@ -100,6 +100,8 @@ impl App {
             sinks: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         }
     }
 

@@ -127,14 +127,14 @@ fn a_crash_between_sinks_and_commit_record_only_needs_the_record() {
 }
 
 #[test]
-fn x7_an_old_checkpoint_takes_the_plan_from_the_ledger() {
+fn x07_an_old_checkpoint_takes_the_plan_from_the_ledger() {
     let decision = decide(&facts(Some(3), Some(3), vec![sink("a", Some(7)), sink("b", Some(6))])).expect("decides");
     assert!(matches!(decision, Recovery::Finish { from_ledger: true, ref plan, .. } if plan.plan.batch_id == 7));
     assert_eq!(missing(&decision), ["b"]);
 }
 
 #[test]
-fn x7_another_plan_of_the_same_batch_stops() {
+fn x07_another_plan_of_the_same_batch_stops() {
     let mut other = sink("a", Some(7));
     other.ledger.as_mut().expect("set").plan_hash = "else".into();
     let refusal = decide(&facts(Some(7), Some(6), vec![other])).expect_err("refused");
@@ -142,7 +142,7 @@ fn x7_another_plan_of_the_same_batch_stops() {
 }
 
 #[test]
-fn x8_a_foreign_uuid_is_refused() {
+fn x08_a_foreign_uuid_is_refused() {
     let mut foreign = sink("a", Some(7));
     foreign.ledger.as_mut().expect("set").app_uuid = "theirs".into();
     let refusal = decide(&facts(None, None, vec![foreign])).expect_err("refused");
@@ -153,7 +153,7 @@ fn x8_a_foreign_uuid_is_refused() {
 }
 
 #[test]
-fn x9_an_emptied_or_moved_sink_is_refused() {
+fn x09_an_emptied_or_moved_sink_is_refused() {
     let refusal = decide(&facts(Some(7), Some(7), vec![sink("a", None), sink("b", Some(7))])).expect_err("refused");
     assert!(matches!(refusal, Refusal::LedgerMissing { batch: 7, .. }), "{refusal}");
     let mut moved = sink("a", Some(7));
@@ -163,7 +163,7 @@ fn x9_an_emptied_or_moved_sink_is_refused() {
 }
 
 #[test]
-fn x9_a_sink_that_left_the_file_unsettled_is_refused() {
+fn x09_a_sink_that_left_the_file_unsettled_is_refused() {
     let refusal = decide(&facts(Some(7), Some(6), vec![sink("a", Some(7))])).expect_err("refused");
     assert!(matches!(refusal, Refusal::GoneUnsettled { batch: 7, .. }), "{refusal}");
     decide(&facts(Some(7), Some(7), vec![sink("a", Some(7))])).expect("a settled one may go");
@@ -220,7 +220,7 @@ fn callbacks_run_again_when_unsettled() {
 }
 
 #[test]
-fn x8_an_adopted_sink_is_left_to_a_plan_of_its_own() {
+fn x08_an_adopted_sink_is_left_to_a_plan_of_its_own() {
     let mut foreign = sink("a", Some(70));
     foreign.ledger.as_mut().expect("set").app_uuid = "theirs".into();
     let mut fresh = facts(None, None, vec![foreign.clone()]);
@@ -240,7 +240,7 @@ fn x8_an_adopted_sink_is_left_to_a_plan_of_its_own() {
 }
 
 #[test]
-fn x9_a_sink_that_left_the_file_may_be_given_up() {
+fn x09_a_sink_that_left_the_file_may_be_given_up() {
     let mut gone = facts(Some(7), Some(6), vec![sink("a", Some(6))]);
     gone.last_plan.as_mut().expect("set").plan.query_hashes = BTreeMap::from([("a".into(), "query".into())]);
     gone.pipeline_hash = "without b".into();
@@ -254,7 +254,7 @@ fn x9_a_sink_that_left_the_file_may_be_given_up() {
 }
 
 #[test]
-fn x9_a_moved_sink_begins_anew_after_a_settled_batch_only() {
+fn x09_a_moved_sink_begins_anew_after_a_settled_batch_only() {
     let mut moved = sink("a", None);
     moved.identity.target = "/elsewhere".into();
     let mut facts = facts(Some(7), Some(7), vec![moved, sink("b", Some(7))]);

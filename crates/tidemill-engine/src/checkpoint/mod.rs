@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x4_a_newer_epoch_fences_the_older() {
+    async fn x04_a_newer_epoch_fences_the_older() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let first = checkpoint.claim_epoch(0, "a", 0).await.expect("claims");
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
+    async fn x01_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let second = checkpoint.log_plan(plan(2)).await.expect("logs");
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_a_plan_is_logged_again_after_an_unknown_outcome() {
+    async fn x01_a_plan_is_logged_again_after_an_unknown_outcome() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let first = checkpoint.log_plan(plan(2)).await.expect("logs");
