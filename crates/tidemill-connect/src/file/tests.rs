@@ -56,7 +56,7 @@ fn plan(batch_id: u64) -> BatchPlan {
         sinks: Vec::new(),
         limits: LimitsInForce::default(),
         pipeline_hash: "p".into(),
-        query_hashes: std::collections::BTreeMap::new(),
+        query_hashes: BTreeMap::new(),
         turn: None,
     }
 }

@@ -410,6 +410,7 @@ mod tests {
             app: "shop".to_owned(),
             sink: "out".to_owned(),
             place: "localhost:5432/d".to_owned(),
+            adopts: None,
         };
         let holder = Holder {
             app_uuid: "u".to_owned(),
