@@ -83,7 +83,15 @@ impl Pipeline {
     /// # Errors
     /// Where it can't be started, or doesn't end.
     pub fn ask(&self, args: &[&str]) -> Result<Finished> {
-        self.command(args, &[])?.wait(ANSWER_LIMIT)
+        self.ask_with(args, &[])
+    }
+
+    /// The same with the variables `env`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_with(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Finished> {
+        self.command(args, env)?.wait(ANSWER_LIMIT)
     }
 
     fn command(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Run> {

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Check {
         /// The pipeline file
         file: PathBuf,
+        /// Orders of the start that is checked
+        #[command(flatten)]
+        orders: Orders,
     },
     /// Run a pipeline until it is told to stop
     Run {
@@ -40,6 +43,9 @@ pub(crate) enum Command {
         /// How log lines look on standard error
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log: LogFormat,
+        /// Orders of this start
+        #[command(flatten)]
+        orders: Orders,
     },
     /// Per partition: position, end offset, lag in records and seconds, group offset
     Offsets {
@@ -58,12 +64,25 @@ pub(crate) enum Command {
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Go back to an earlier batch (not in this version)
-    #[command(hide = true)]
-    Rewind(Later),
-    /// Run one past batch again (not in this version)
-    #[command(hide = true)]
-    Replay(Later),
+    /// Go back to the positions before an earlier batch; says what that does to each sink, and does it with --yes
+    Rewind {
+        /// The pipeline file
+        file: PathBuf,
+        /// The batch that is to come again, and all after it
+        #[arg(long, value_name = "BATCH")]
+        to: u64,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Run one past batch again as it was planned, to the console; commits nothing, touches nothing
+    Replay {
+        /// The pipeline file
+        file: PathBuf,
+        /// The batch
+        #[arg(long, value_name = "BATCH")]
+        batch: u64,
+    },
     /// Shell completions, on standard output
     Completions {
         /// The shell
@@ -87,6 +106,23 @@ pub(crate) struct Later {
     pub rest: Vec<String>,
 }
 
+/// Ways out where sinks and checkpoint no longer fit. Each is refused where it has nothing to do.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Orders {
+    /// Take over a sink that another application of this name owns; its positions are left behind
+    #[arg(long, value_name = "SINK")]
+    pub adopt: Vec<String>,
+    /// Give up the last batch in a sink that left the file before it was settled there
+    #[arg(long, value_name = "SINK")]
+    pub drop_sink: Vec<String>,
+    /// A sink was renamed in the file: it goes on where it stood
+    #[arg(long, value_name = "OLD=NEW")]
+    pub rename_sink: Vec<String>,
+    /// A sink points elsewhere, or its place was emptied: it begins anew there after the last batch
+    #[arg(long, value_name = "SINK")]
+    pub new_target: Vec<String>,
+}
+
 /// What to show of a checkpoint.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckpointCommand {
@@ -105,9 +141,11 @@ pub(crate) enum CheckpointCommand {
         /// The pipeline file
         file: PathBuf,
     },
-    /// Restore a lost checkpoint from the ledgers (not in this version)
-    #[command(hide = true)]
-    Rebuild(Later),
+    /// Restores a lost checkpoint from the ledgers of the sinks
+    Rebuild {
+        /// The pipeline file
+        file: PathBuf,
+    },
 }
 
 /// How log lines look.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
-use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress};
+use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress, Successor};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
@@ -37,6 +38,7 @@ pub(crate) async fn driver(
     settings: &Settings,
     until_caught_up: bool,
     stop: watch::Receiver<bool>,
+    ways_out: WaysOut,
 ) -> Result<(Driver, watch::Receiver<Progress>)> {
     let reduce_slices = std::thread::available_parallelism().map_or(2, usize::from);
     let tables = settings
@@ -79,11 +81,32 @@ pub(crate) async fn driver(
         let template = Template::plan(&catalog, &sink.name, &sink.from.sql())
             .await
             .map_err(|error| at_line(settings, &error, sink))?;
-        outputs.push(Output {
-            name: sink.name.clone(),
-            template,
-            sink: open_sink(&settings.name, sink)?,
-            dead_letters,
+        let query_hash = hash(format!("{}sink {}\n", computed(settings), sink.from.sql()).as_bytes());
+        let opened = open_sink(&settings.name, sink)?;
+        outputs.push(match ways_out.renames.iter().find(|(_, new)| *new == sink.name) {
+            None => Output {
+                name: sink.name.clone(),
+                template,
+                sink: opened,
+                query_hash,
+                successor: None,
+                dead_letters,
+            },
+            Some((old, new)) => {
+                let mut before = sink.clone();
+                before.name.clone_from(old);
+                Output {
+                    name: old.clone(),
+                    template,
+                    sink: open_sink(&settings.name, &before)?,
+                    query_hash,
+                    dead_letters,
+                    successor: Some(Successor {
+                        name: new.clone(),
+                        sink: opened,
+                    }),
+                }
+            }
         });
     }
     let sources = settings
@@ -111,6 +134,7 @@ pub(crate) async fn driver(
         tables: identities,
         every_tick: false,
         until_caught_up,
+        ways_out,
     };
     let clock = Arc::new(SystemClock::default());
     Ok(Driver::new(
@@ -264,6 +288,15 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
 /// Hash of what the pipeline computes: sources' columns and isolation, queries, what each sink takes. What a bad record does
 /// is left out: a batch that stopped at one must still run when the file is changed to skip it.
 fn pipeline_hash(settings: &Settings) -> String {
+    let mut text = computed(settings);
+    for sink in &settings.sinks {
+        text.push_str(&format!("sink {} {}\n", sink.name, sink.from.sql()));
+    }
+    hash(text.as_bytes())
+}
+
+/// What all sinks have in common.
+fn computed(settings: &Settings) -> String {
     let mut text = String::new();
     for source in &settings.sources {
         text.push_str(&format!(
@@ -277,10 +310,7 @@ fn pipeline_hash(settings: &Settings) -> String {
     for query in &settings.queries {
         text.push_str(&format!("query {} {}\n", query.name, query.sql));
     }
-    for sink in &settings.sinks {
-        text.push_str(&format!("sink {} {}\n", sink.name, sink.from.sql()));
-    }
-    hash(text.as_bytes())
+    text
 }
 
 /// Now, in milliseconds since 1970 UTC.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::driver::{Standing, all_of};
 use tokio::sync::watch;
 
@@ -10,9 +11,9 @@ use crate::assemble;
 use crate::settings::Settings;
 
 /// Everything that can be known before starting: what was found on standard output, problems as the command's error.
-pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn check(settings: &Settings, ways_out: WaysOut) -> Result<(), Failure> {
     let (_stop, stopped) = watch::channel(false);
-    let (mut driver, _progress) = assemble::driver(settings, true, stopped).await?;
+    let (mut driver, _progress) = assemble::driver(settings, true, stopped, ways_out).await?;
     let checked = driver.check().await;
     let mut out = std::io::stdout().lock();
     for found in &checked.found {

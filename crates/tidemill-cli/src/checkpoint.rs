@@ -1,9 +1,11 @@
-//! `tidemill checkpoint show|history|verify`
+//! `tidemill checkpoint show|history|verify|rebuild`
 
 use std::io::Write;
 
+use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::checkpoint::{Checkpoint, Contents, SinkCommit};
 use tidemill_engine::error::{Error, Kind};
+use tokio::sync::watch;
 
 use crate::Failure;
 use crate::assemble;
@@ -117,6 +119,10 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
                 .join(", "),
         };
         let plan = &logged.plan;
+        let ending = match plan.turn.as_ref().and_then(|turn| turn.rewound_to) {
+            Some(to) => format!("rewound to the positions before batch {to}; {ending}"),
+            None => ending,
+        };
         writeln!(
             out,
             "batch {batch} time {} ms epoch {} ranges {} offsets {offsets} limit {}: {ending}",
@@ -152,7 +158,7 @@ pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
             return Err(damaged(format!("plan {batch} says it is batch {}", logged.plan.batch_id)).into());
         }
         if let Some((last, last_time)) = before
-            && (batch != last + 1 || time <= last_time)
+            && (logged.plan.follows() != Some(last) || time <= last_time)
         {
             return Err(damaged(format!(
                 "plan {batch} at {time} ms follows plan {last} at {last_time} ms"
@@ -167,6 +173,26 @@ pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
         out,
         "{plans} plans and {commits} commit records are whole, epoch {}",
         contents.epoch
+    )
+    .map_err(anyhow::Error::from)?;
+    Ok(())
+}
+
+/// Makes a lost checkpoint again from the ledgers of the sinks.
+pub(crate) async fn rebuild(settings: &Settings) -> Result<(), Failure> {
+    let (_stop, stopped) = watch::channel(false);
+    let (driver, _progress) = assemble::driver(settings, true, stopped, WaysOut::default()).await?;
+    let (batch, settled) = driver.rebuild().await?;
+    let place = assemble::checkpoint(settings).location();
+    let state = if settled {
+        "is settled in every sink".to_owned()
+    } else {
+        "is not settled in every sink: the next run finishes it".to_owned()
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "checkpoint {place} is rebuilt; its last batch is {batch}, which {state}"
     )
     .map_err(anyhow::Error::from)?;
     Ok(())

@@ -7,7 +7,10 @@ mod checkpoint;
 mod init;
 mod offsets;
 mod open_sink;
+mod orders;
 mod quickstart;
+mod replay;
+mod rewind;
 mod run;
 mod settings;
 
@@ -78,26 +81,32 @@ fn run_command(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
     match command {
         Command::Quickstart { records, dir } => quickstart::quickstart(records, dir),
-        Command::Check { file } => runtime.block_on(check::check(&load(&file)?)),
+        Command::Check { file, orders } => {
+            let settings = load(&file)?;
+            let ways_out = orders::ways_out(&settings, orders)?;
+            runtime.block_on(check::check(&settings, ways_out))
+        }
         Command::Run {
             file,
             until_caught_up,
             log,
+            orders,
         } => {
             let settings = load(&file)?;
+            let ways_out = orders::ways_out(&settings, orders)?;
             run::log_to_stderr(log);
-            runtime.block_on(run::run(&settings, until_caught_up))
+            runtime.block_on(run::run(&settings, until_caught_up, ways_out))
         }
         Command::Offsets { file } => runtime.block_on(offsets::offsets(&load(&file)?)),
         Command::Checkpoint { what } => match what {
             CheckpointCommand::Show { file } => runtime.block_on(checkpoint::show(&load(&file)?)),
             CheckpointCommand::History { file } => runtime.block_on(checkpoint::history(&load(&file)?)),
             CheckpointCommand::Verify { file } => runtime.block_on(checkpoint::verify(&load(&file)?)),
-            CheckpointCommand::Rebuild(_) => Err(assemble::nothing("checkpoint rebuild").into()),
+            CheckpointCommand::Rebuild { file } => runtime.block_on(checkpoint::rebuild(&load(&file)?)),
         },
         Command::Init { dir } => init::init(&dir),
-        Command::Rewind(_) => Err(assemble::nothing("rewind").into()),
-        Command::Replay(_) => Err(assemble::nothing("replay").into()),
+        Command::Rewind { file, to, yes } => runtime.block_on(rewind::rewind(&load(&file)?, to, yes)),
+        Command::Replay { file, batch } => runtime.block_on(replay::replay(&load(&file)?, batch)),
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "tidemill", &mut std::io::stdout());

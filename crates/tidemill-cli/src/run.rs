@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::driver::Progress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -27,9 +28,9 @@ pub(crate) fn log_to_stderr(format: LogFormat) {
 }
 
 /// Runs a pipeline until it is stopped, caught up, or fails.
-pub(crate) async fn run(settings: &Settings, until_caught_up: bool) -> Result<(), Failure> {
+pub(crate) async fn run(settings: &Settings, until_caught_up: bool, ways_out: WaysOut) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
-    let (driver, progress) = assemble::driver(settings, until_caught_up, stop).await?;
+    let (driver, progress) = assemble::driver(settings, until_caught_up, stop, ways_out).await?;
     let bar = (until_caught_up && std::io::stderr().is_terminal()).then(|| tokio::spawn(show(progress)));
     let summary = driver.run().await;
     if let Some(bar) = bar {

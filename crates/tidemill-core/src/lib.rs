@@ -13,8 +13,10 @@ pub mod plan;
 pub mod position;
 pub mod rate;
 pub mod recover;
+pub mod rewind;
 pub mod split;
 pub mod start;
+pub mod ways_out;
 
 pub use ledger::LedgerRecord;
 pub use plan::{BatchId, BatchPlan, Epoch, RangePlan};

@@ -68,6 +68,8 @@ impl BatchPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::plan::LimitsInForce;
     use crate::position::Positions;
@@ -99,6 +101,8 @@ mod tests {
             tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
+            query_hashes: BTreeMap::new(),
+            turn: None,
         }
     }
 

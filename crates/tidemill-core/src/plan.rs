@@ -1,5 +1,7 @@
 //! The immutable plan of one batch (X11).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::position::{Positions, TopicPartition};
@@ -101,9 +103,53 @@ pub struct BatchPlan {
     pub limits: LimitsInForce,
     /// Hash of what the pipeline computes (queries and source columns), to tell a changed pipeline.
     pub pipeline_hash: String,
+    /// Per sink the hash of what it is given, without its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query_hashes: BTreeMap<String, String>,
+    /// Set where this plan reads nothing, and the stream goes on from [`before`](BatchPlan::before) by a person's order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
+}
+
+/// A person's order, in the plan that carries it out (X8, X32).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The version of this part, 1.
+    pub version: u32,
+    /// The batch before; none where the application begins with this plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<BatchId>,
+    /// The batch whose positions the stream goes back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound_to: Option<BatchId>,
+    /// Sinks that are taken over from another application.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<String>,
 }
 
 impl BatchPlan {
+    /// True where the plan reads nothing and its sinks write birth records: they begin, or begin anew, after it.
+    pub fn is_birth(&self) -> bool {
+        self.batch_id == 0 || self.turn.is_some()
+    }
+
+    /// True where `sink` had no ledger of ours before this plan.
+    pub fn bears(&self, sink: &str) -> bool {
+        match &self.turn {
+            None => self.batch_id == 0,
+            Some(turn) => turn.follows.is_none() || turn.adopted.iter().any(|name| name == sink),
+        }
+    }
+
+    /// The batch before this one; none where the application began with it. Ids are left out where a sink was adopted that
+    /// stood at a higher one.
+    pub fn follows(&self) -> Option<BatchId> {
+        match &self.turn {
+            Some(turn) => turn.follows,
+            None => self.batch_id.checked_sub(1),
+        }
+    }
+
     /// The positions after this batch.
     pub fn after(&self) -> Positions {
         let mut after = self.before.clone();

@@ -1,7 +1,12 @@
 //! What to do at start, and after every unknown outcome: one pure function, one variant per case.
 
+mod refusal;
+
 use crate::ledger::LedgerRecord;
 use crate::plan::{BatchId, BatchPlan, SinkIdentity, TableIdentity};
+use crate::ways_out::WaysOut;
+
+pub use refusal::Refusal;
 
 /// A plan with the hash of its logged form.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +28,8 @@ pub struct SinkFacts {
     pub dead_letters: bool,
     /// The newest ledger record.
     pub ledger: Option<LedgerRecord>,
+    /// Hash of what it takes now, without its name.
+    pub query_hash: String,
 }
 
 /// Everything recovery looks at.
@@ -40,6 +47,15 @@ pub struct Facts {
     pub pipeline_hash: String,
     /// Reference tables as they are now.
     pub tables: Vec<TableIdentity>,
+    /// What a person ordered for this start.
+    pub ways_out: WaysOut,
+}
+
+impl Facts {
+    /// The sink's record, where it is this application's; that of an adopted sink is left behind.
+    fn record<'a>(&self, sink: &'a SinkFacts) -> Option<&'a LedgerRecord> {
+        sink.ledger.as_ref().filter(|record| record.app_uuid == self.app_uuid)
+    }
 }
 
 /// What to do.
@@ -61,139 +77,11 @@ pub enum Recovery {
         /// Sinks that lack it, in commit order. Empty: only the commit record is missing. Among them may be one for dead
         /// letters that the plan does not name yet: the batch stopped at a bad record, and the file was changed to keep it.
         missing: Vec<String>,
-        /// Sinks to be born after it.
+        /// Sinks to be born once it is settled.
         births: Vec<String>,
         /// True where the plan log lacks the plan and a sink's ledger gave it: the checkpoint is older than the sink.
         from_ledger: bool,
     },
-}
-
-/// Why the pipeline may not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// X8.
-    #[error(
-        "sink {sink} belongs to another application of the same name: its uuid is {theirs}, this checkpoint's is {ours}. If \
-         the checkpoint was lost or moved, point `checkpoint` to it again; else choose another name"
-    )]
-    Foreign {
-        /// The sink.
-        sink: String,
-        /// The uuid in the sink.
-        theirs: String,
-        /// The uuid in the checkpoint.
-        ours: String,
-    },
-    /// X9: the plan log names the sink, but the sink remembers nothing.
-    #[error(
-        "sink {sink} was written up to batch {batch}, but holds no ledger now ({target}): it was emptied or is another \
-         place. Restore it, or give the sink a new name to begin it anew"
-    )]
-    LedgerMissing {
-        /// The sink.
-        sink: String,
-        /// The last batch planned for it.
-        batch: BatchId,
-        /// Where the sink points.
-        target: String,
-    },
-    /// X9.
-    #[error(
-        "sink {sink} pointed to {was}, now it points to {now}: its ledger stays behind. Point it back, or give the sink a \
-         new name to begin it anew"
-    )]
-    TargetChanged {
-        /// The sink.
-        sink: String,
-        /// The target in the last plan.
-        was: String,
-        /// The target in the pipeline file.
-        now: String,
-    },
-    /// X9.
-    #[error(
-        "sink {sink} is no longer in the file, but batch {batch} is not settled in it. Put it back until one run ended well"
-    )]
-    GoneUnsettled {
-        /// The sink.
-        sink: String,
-        /// The unsettled batch.
-        batch: BatchId,
-    },
-    /// X10: a backup was restored.
-    #[error(
-        "sink {sink} stands at batch {ledger}, but the checkpoint saw batch {settled} committed in it: an older copy of the \
-         sink was restored. Going on would leave its rows out"
-    )]
-    SinkBehind {
-        /// The sink.
-        sink: String,
-        /// The newest batch in the sink's ledger.
-        ledger: BatchId,
-        /// The newest batch settled.
-        settled: BatchId,
-    },
-    /// X7.
-    #[error("sink {sink} holds another plan of batch {batch} (hash {theirs}) than the plan log (hash {ours})")]
-    Diverged {
-        /// The sink.
-        sink: String,
-        /// The batch.
-        batch: BatchId,
-        /// The hash in the sink.
-        theirs: String,
-        /// The hash in the plan log.
-        ours: String,
-    },
-    /// Sinks may differ by one batch only.
-    #[error(
-        "sink {sink} stands at batch {ledger}, another sink at batch {newest}: more than one apart, a ledger was changed from outside"
-    )]
-    Apart {
-        /// The sink.
-        sink: String,
-        /// The newest batch in its ledger.
-        ledger: BatchId,
-        /// The newest batch anywhere.
-        newest: BatchId,
-    },
-    /// The queries changed while a batch is unsettled.
-    #[error(
-        "the queries were changed while batch {batch} is not settled. Run the old file once with --until-caught-up, then change it"
-    )]
-    ChangedUnsettled {
-        /// The unsettled batch.
-        batch: BatchId,
-    },
-    /// X12.
-    #[error(
-        "the reference table {table} was changed while batch {batch} is not settled. Put its old files back, run once with \
-         --until-caught-up, then change it"
-    )]
-    TableChanged {
-        /// The table.
-        table: String,
-        /// The unsettled batch.
-        batch: BatchId,
-    },
-    /// The checkpoint contradicts itself.
-    #[error("the checkpoint is damaged: batch {settled} has a commit record, but the newest plan is {plan}")]
-    Damaged {
-        /// The newest batch with a commit record.
-        settled: BatchId,
-        /// The newest plan, in words.
-        plan: String,
-    },
-}
-
-impl Refusal {
-    /// True where data would be lost (exit 4), false where the configuration is at fault (exit 2).
-    pub fn is_loss(&self) -> bool {
-        matches!(
-            self,
-            Self::SinkBehind { .. } | Self::Apart { .. } | Self::Diverged { .. } | Self::LedgerMissing { .. }
-        )
-    }
 }
 
 /// Decides from what was read, touching nothing.
@@ -204,12 +92,9 @@ pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
     for sink in &facts.sinks {
         if let Some(record) = &sink.ledger
             && record.app_uuid != facts.app_uuid
+            && !facts.ways_out.adopts(&sink.identity.name)
         {
-            return Err(Refusal::Foreign {
-                sink: sink.identity.name.clone(),
-                theirs: record.app_uuid.clone(),
-                ours: facts.app_uuid.clone(),
-            });
+            return Err(foreign(facts, sink, record));
         }
     }
     let Some((last, from_ledger)) = newest_plan(facts)? else {
@@ -235,52 +120,69 @@ pub fn decide(facts: &Facts) -> Result<Recovery, Refusal> {
     let mut missing = Vec::new();
     let mut late = Vec::new();
     for sink in &facts.sinks {
-        let name = sink.identity.name.clone();
-        match standing(sink, &last, facts.settled)? {
-            Standing::Unborn if sink.dead_letters => late.push(name),
-            Standing::Unborn => births.push(name),
+        match standing(facts, sink, &last)? {
+            Standing::Unborn if sink.dead_letters => late.push(sink),
+            Standing::Unborn => births.push(sink.identity.name.clone()),
             Standing::Holds => {}
-            Standing::Lacks => missing.push(name),
+            Standing::Lacks => missing.push(sink),
         }
     }
     if missing.is_empty() || settled {
-        births.append(&mut late);
+        births.extend(late.drain(..).map(|sink| sink.identity.name.clone()));
     }
     if settled {
         return Ok(Recovery::Continue { last, births });
     }
     for planned in &last.plan.sinks {
-        if !facts.sinks.iter().any(|sink| sink.identity.name == planned.name) {
+        let in_file = facts.sinks.iter().any(|sink| sink.identity.name == planned.name);
+        if !in_file && !facts.ways_out.drops(&planned.name) {
             return Err(Refusal::GoneUnsettled {
                 sink: planned.name.clone(),
                 batch,
             });
         }
     }
-    if !missing.is_empty() && last.plan.pipeline_hash != facts.pipeline_hash {
+    if missing.iter().any(|sink| changed(facts, sink, &last.plan)) {
         return Err(Refusal::ChangedUnsettled { batch });
     }
-    let changed = last.plan.tables.iter().find(|table| !facts.tables.contains(table));
-    if let (Some(table), false) = (changed, missing.is_empty()) {
+    let other = last.plan.tables.iter().find(|table| !facts.tables.contains(table));
+    if let (Some(table), false) = (other, missing.is_empty()) {
         return Err(Refusal::TableChanged {
             table: table.name.clone(),
             batch,
         });
     }
-    late.append(&mut missing);
+    let missing = late.iter().chain(&missing).map(|sink| sink.identity.name.clone());
     Ok(Recovery::Finish {
+        missing: missing.collect(),
         plan: last,
-        missing: late,
         births,
         from_ledger,
     })
+}
+
+/// True where the sink would be given other rows than the plan was made for. A plan that reads nothing gives none.
+fn changed(facts: &Facts, sink: &SinkFacts, plan: &BatchPlan) -> bool {
+    match plan.query_hashes.get(&sink.identity.name) {
+        _ if plan.is_birth() => false,
+        Some(planned) => *planned != sink.query_hash,
+        None => plan.pipeline_hash != facts.pipeline_hash,
+    }
+}
+
+fn foreign(facts: &Facts, sink: &SinkFacts, record: &LedgerRecord) -> Refusal {
+    Refusal::Foreign {
+        sink: sink.identity.name.clone(),
+        theirs: record.app_uuid.clone(),
+        ours: facts.app_uuid.clone(),
+    }
 }
 
 /// The newest plan of plan log and ledgers: an old checkpoint next to a newer sink takes the plan from the ledger (X7).
 fn newest_plan(facts: &Facts) -> Result<Option<(LoggedPlan, bool)>, Refusal> {
     let mut newest = facts.last_plan.clone().map(|plan| (plan, false));
     for sink in &facts.sinks {
-        let Some(record) = &sink.ledger else { continue };
+        let Some(record) = facts.record(sink) else { continue };
         match &newest {
             Some((plan, _)) if plan.plan.batch_id > record.batch_id => {}
             Some((plan, _)) if plan.plan.batch_id == record.batch_id => {
@@ -313,13 +215,30 @@ enum Standing {
     Lacks,
 }
 
-fn standing(sink: &SinkFacts, last: &LoggedPlan, settled: Option<BatchId>) -> Result<Standing, Refusal> {
+fn standing(facts: &Facts, sink: &SinkFacts, last: &LoggedPlan) -> Result<Standing, Refusal> {
     let name = &sink.identity.name;
     let batch = last.plan.batch_id;
+    let settled = facts.settled == Some(batch);
     let planned = last.plan.sinks.iter().find(|planned| planned.name == *name);
-    if let Some(planned) = planned
-        && sink.exactly_once
-        && (planned.target != sink.identity.target || planned.kind != sink.identity.kind)
+    if !sink.exactly_once {
+        return Ok(if planned.is_some() && !settled {
+            Standing::Lacks
+        } else {
+            Standing::Holds
+        });
+    }
+    if let Some(record) = sink.ledger.as_ref().filter(|record| record.app_uuid != facts.app_uuid) {
+        return match planned {
+            // The plan that takes it over is logged, its record is not written.
+            Some(_) if !settled && last.plan.is_birth() => Ok(Standing::Lacks),
+            Some(_) if !settled => Err(foreign(facts, sink, record)),
+            // Taken over by a plan of its own, after the recovery.
+            _ => Ok(Standing::Holds),
+        };
+    }
+    let moved = planned.filter(|planned| planned.target != sink.identity.target || planned.kind != sink.identity.kind);
+    if let Some(planned) = moved
+        && !facts.ways_out.begins_anew(name)
     {
         return Err(Refusal::TargetChanged {
             sink: name.clone(),
@@ -327,27 +246,43 @@ fn standing(sink: &SinkFacts, last: &LoggedPlan, settled: Option<BatchId>) -> Re
             now: format!("{} {}", sink.identity.kind, sink.identity.target),
         });
     }
-    if !sink.exactly_once {
-        return Ok(if planned.is_some() && settled != Some(batch) {
-            Standing::Lacks
-        } else {
-            Standing::Holds
-        });
-    }
     let Some(record) = &sink.ledger else {
-        // Plan 0 reads nothing and is logged before the sinks are born.
         return match planned {
-            Some(_) if batch > 0 => Err(Refusal::LedgerMissing {
+            None => Ok(Standing::Unborn),
+            Some(_) if last.plan.bears(name) => Ok(if settled { Standing::Unborn } else { Standing::Lacks }),
+            Some(planned) if facts.ways_out.begins_anew(name) => match settled || facts.ways_out.drops(name) {
+                true => Ok(Standing::Unborn),
+                false => Err(Refusal::MovedUnsettled {
+                    sink: name.clone(),
+                    batch,
+                    was: format!("{} {}", planned.kind, planned.target),
+                }),
+            },
+            Some(_) => Err(Refusal::LedgerMissing {
                 sink: name.clone(),
                 batch,
                 target: sink.identity.target.clone(),
             }),
-            Some(_) if settled == Some(batch) => Ok(Standing::Unborn),
-            Some(_) => Ok(Standing::Lacks),
-            None => Ok(Standing::Unborn),
         };
     };
-    if let Some(settled) = settled
+    if record.batch_id == batch {
+        return Ok(Standing::Holds);
+    }
+    if let Some(was) = moved {
+        if settled || facts.ways_out.drops(name) {
+            // A ledger that was left there earlier.
+            return Ok(Standing::Unborn);
+        }
+        // One ledger for both places tells whether the batch is in the old one; a ledger of the new place alone does not.
+        if !record.plan.sinks.contains(was) {
+            return Err(Refusal::MovedUnsettled {
+                sink: name.clone(),
+                batch,
+                was: format!("{} {}", was.kind, was.target),
+            });
+        }
+    }
+    if let Some(settled) = facts.settled
         && record.batch_id < settled
         && planned.is_some()
     {
@@ -357,10 +292,7 @@ fn standing(sink: &SinkFacts, last: &LoggedPlan, settled: Option<BatchId>) -> Re
             settled,
         });
     }
-    if record.batch_id == batch {
-        return Ok(Standing::Holds);
-    }
-    if planned.is_some() && record.batch_id + 1 < batch {
+    if planned.is_some() && last.plan.follows().is_some_and(|before| record.batch_id < before) {
         return Err(Refusal::Apart {
             sink: name.clone(),
             ledger: record.batch_id,
@@ -375,265 +307,4 @@ fn standing(sink: &SinkFacts, last: &LoggedPlan, settled: Option<BatchId>) -> Re
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::LimitsInForce;
-    use crate::position::Positions;
-
-    fn identity(name: &str) -> SinkIdentity {
-        SinkIdentity {
-            name: name.into(),
-            kind: "file".into(),
-            target: format!("/out/{name}"),
-        }
-    }
-
-    fn plan(batch: BatchId, sinks: &[&str]) -> LoggedPlan {
-        let plan = BatchPlan {
-            app: "app".into(),
-            app_uuid: "ours".into(),
-            epoch: 1,
-            incarnation: "i".into(),
-            batch_id: batch,
-            batch_time_ms: 0,
-            seed: 0,
-            reduce_slices: 2,
-            before: Positions::default(),
-            ranges: Vec::new(),
-            sinks: sinks.iter().map(|name| identity(name)).collect(),
-            tables: Vec::new(),
-            limits: LimitsInForce::default(),
-            pipeline_hash: "queries".into(),
-        };
-        LoggedPlan {
-            plan,
-            hash: format!("hash-{batch}"),
-        }
-    }
-
-    fn sink(name: &str, ledger: Option<BatchId>) -> SinkFacts {
-        let ledger = ledger.map(|batch| {
-            let logged = plan(batch, &["a", "b"]);
-            LedgerRecord {
-                app: "app".into(),
-                app_uuid: "ours".into(),
-                sink: name.into(),
-                batch_id: batch,
-                birth: batch == 0,
-                epoch: 1,
-                incarnation: "i".into(),
-                plan_hash: logged.hash,
-                positions: Positions::default(),
-                plan: logged.plan,
-                losses: Vec::new(),
-                rows: 0,
-            }
-        });
-        SinkFacts {
-            identity: identity(name),
-            exactly_once: true,
-            dead_letters: name.ends_with(".dead_letter"),
-            ledger,
-        }
-    }
-
-    fn facts(last: Option<BatchId>, settled: Option<BatchId>, sinks: Vec<SinkFacts>) -> Facts {
-        Facts {
-            app_uuid: "ours".into(),
-            last_plan: last.map(|batch| plan(batch, &["a", "b"])),
-            settled,
-            sinks,
-            pipeline_hash: "queries".into(),
-            tables: Vec::new(),
-        }
-    }
-
-    fn missing(recovery: &Recovery) -> &[String] {
-        match recovery {
-            Recovery::Finish { missing, .. } => missing,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn nothing_anywhere_is_fresh() {
-        let decision = decide(&facts(None, None, vec![sink("a", None)])).expect("decides");
-        assert_eq!(decision, Recovery::Fresh);
-    }
-
-    #[test]
-    fn a_crash_between_plan_0_and_the_births_is_finished() {
-        let decision = decide(&facts(Some(0), None, vec![sink("a", Some(0)), sink("b", None)])).expect("decides");
-        assert_eq!(missing(&decision), ["b"]);
-    }
-
-    #[test]
-    fn a_settled_plan_goes_on() {
-        let decision = decide(&facts(Some(7), Some(7), vec![sink("a", Some(7)), sink("b", Some(7))])).expect("decides");
-        assert!(
-            matches!(decision, Recovery::Continue { ref births, .. } if births.is_empty()),
-            "{decision:?}"
-        );
-    }
-
-    #[test]
-    fn a_new_sink_is_born_after_the_settled_plan() {
-        let sinks = vec![sink("a", Some(7)), sink("b", Some(7)), sink("c", None)];
-        let decision = decide(&facts(Some(7), Some(7), sinks)).expect("decides");
-        assert!(
-            matches!(decision, Recovery::Continue { ref births, .. } if births == &["c"]),
-            "{decision:?}"
-        );
-    }
-
-    #[test]
-    fn an_unsettled_plan_runs_for_the_sinks_that_lack_it() {
-        let decision = decide(&facts(Some(7), Some(6), vec![sink("a", Some(7)), sink("b", Some(6))])).expect("decides");
-        assert_eq!(missing(&decision), ["b"]);
-        let decision = decide(&facts(Some(7), Some(6), vec![sink("a", Some(6)), sink("b", Some(6))])).expect("decides");
-        assert_eq!(missing(&decision), ["a", "b"]);
-    }
-
-    #[test]
-    fn x17_a_batch_that_stopped_at_a_bad_record_runs_for_a_new_sink_of_dead_letters_first() {
-        let sinks = |b| vec![sink("events.dead_letter", None), sink("a", Some(6)), sink("b", b)];
-        let unsettled = decide(&facts(Some(7), Some(6), sinks(Some(6)))).expect("decides");
-        assert_eq!(missing(&unsettled), ["events.dead_letter", "a", "b"]);
-        let mut again = sinks(Some(6));
-        again[0] = sink("events.dead_letter", Some(7));
-        let again = decide(&facts(Some(7), Some(6), again)).expect("decides");
-        assert!(
-            matches!(again, Recovery::Finish { ref births, .. } if births.is_empty()),
-            "{again:?}"
-        );
-        assert_eq!(missing(&again), ["a", "b"], "it holds the batch already");
-    }
-
-    #[test]
-    fn x17_where_all_sinks_hold_the_batch_a_sink_of_dead_letters_is_born_after_it() {
-        let sinks = vec![sink("events.dead_letter", None), sink("a", Some(7)), sink("b", Some(7))];
-        let decision = decide(&facts(Some(7), Some(6), sinks)).expect("decides");
-        assert!(missing(&decision).is_empty());
-        assert!(matches!(decision, Recovery::Finish { ref births, .. } if births == &["events.dead_letter"]));
-    }
-
-    #[test]
-    fn a_crash_between_sinks_and_commit_record_only_needs_the_record() {
-        let decision = decide(&facts(Some(7), Some(6), vec![sink("a", Some(7)), sink("b", Some(7))])).expect("decides");
-        assert!(missing(&decision).is_empty());
-    }
-
-    #[test]
-    fn x7_an_old_checkpoint_takes_the_plan_from_the_ledger() {
-        let decision = decide(&facts(Some(3), Some(3), vec![sink("a", Some(7)), sink("b", Some(6))])).expect("decides");
-        assert!(matches!(decision, Recovery::Finish { from_ledger: true, ref plan, .. } if plan.plan.batch_id == 7));
-        assert_eq!(missing(&decision), ["b"]);
-    }
-
-    #[test]
-    fn x7_another_plan_of_the_same_batch_stops() {
-        let mut other = sink("a", Some(7));
-        other.ledger.as_mut().expect("set").plan_hash = "else".into();
-        let refusal = decide(&facts(Some(7), Some(6), vec![other])).expect_err("refused");
-        assert!(matches!(refusal, Refusal::Diverged { batch: 7, .. }), "{refusal}");
-    }
-
-    #[test]
-    fn x8_a_foreign_uuid_is_refused() {
-        let mut foreign = sink("a", Some(7));
-        foreign.ledger.as_mut().expect("set").app_uuid = "theirs".into();
-        let refusal = decide(&facts(None, None, vec![foreign])).expect_err("refused");
-        assert!(
-            matches!(refusal, Refusal::Foreign { .. }) && !refusal.is_loss(),
-            "{refusal}"
-        );
-    }
-
-    #[test]
-    fn x9_an_emptied_or_moved_sink_is_refused() {
-        let refusal = decide(&facts(Some(7), Some(7), vec![sink("a", None), sink("b", Some(7))])).expect_err("refused");
-        assert!(matches!(refusal, Refusal::LedgerMissing { batch: 7, .. }), "{refusal}");
-        let mut moved = sink("a", Some(7));
-        moved.identity.target = "/elsewhere".into();
-        let refusal = decide(&facts(Some(7), Some(7), vec![moved])).expect_err("refused");
-        assert!(matches!(refusal, Refusal::TargetChanged { .. }), "{refusal}");
-    }
-
-    #[test]
-    fn x9_a_sink_that_left_the_file_unsettled_is_refused() {
-        let refusal = decide(&facts(Some(7), Some(6), vec![sink("a", Some(7))])).expect_err("refused");
-        assert!(matches!(refusal, Refusal::GoneUnsettled { batch: 7, .. }), "{refusal}");
-        decide(&facts(Some(7), Some(7), vec![sink("a", Some(7))])).expect("a settled one may go");
-    }
-
-    #[test]
-    fn x10_a_restored_backup_of_a_sink_is_a_loss() {
-        let refusal =
-            decide(&facts(Some(7), Some(7), vec![sink("a", Some(5)), sink("b", Some(7))])).expect_err("refused");
-        assert!(
-            matches!(
-                refusal,
-                Refusal::SinkBehind {
-                    ledger: 5,
-                    settled: 7,
-                    ..
-                }
-            ),
-            "{refusal}"
-        );
-        assert!(refusal.is_loss());
-    }
-
-    #[test]
-    fn changed_queries_wait_until_the_last_batch_is_settled() {
-        let mut changed = facts(Some(7), Some(6), vec![sink("a", Some(6)), sink("b", Some(6))]);
-        changed.pipeline_hash = "other".into();
-        assert!(matches!(
-            decide(&changed).expect_err("refused"),
-            Refusal::ChangedUnsettled { batch: 7 }
-        ));
-        changed.settled = Some(7);
-        changed.sinks = vec![sink("a", Some(7)), sink("b", Some(7))];
-        decide(&changed).expect("goes on");
-    }
-
-    #[test]
-    fn x12_a_changed_reference_table_waits_until_the_last_batch_is_settled() {
-        let table = |sha256: &str| TableIdentity {
-            name: "campaigns".into(),
-            bytes: 7,
-            sha256: sha256.into(),
-        };
-        let mut changed = facts(Some(7), Some(6), vec![sink("a", Some(6)), sink("b", Some(6))]);
-        changed.last_plan.as_mut().expect("set").plan.tables = vec![table("old")];
-        changed.tables = vec![table("new")];
-        let refusal = decide(&changed).expect_err("refused");
-        assert!(matches!(refusal, Refusal::TableChanged { batch: 7, .. }), "{refusal}");
-        assert!(refusal.to_string().contains("campaigns"), "{refusal}");
-        let mut same = changed.clone();
-        same.tables = vec![table("old")];
-        decide(&same).expect("runs again");
-        changed.sinks = vec![sink("a", Some(7)), sink("b", Some(7))];
-        decide(&changed).expect("nothing is left to run");
-    }
-
-    #[test]
-    fn a_commit_without_its_plan_is_damage() {
-        let refusal = decide(&facts(None, Some(3), vec![sink("a", None)])).expect_err("refused");
-        assert!(matches!(refusal, Refusal::Damaged { settled: 3, .. }), "{refusal}");
-    }
-
-    #[test]
-    fn callbacks_run_again_when_unsettled() {
-        let mut console = sink("a", None);
-        console.exactly_once = false;
-        let mut unsettled = facts(Some(7), Some(6), vec![console.clone()]);
-        unsettled.last_plan = Some(plan(7, &["a"]));
-        assert_eq!(missing(&decide(&unsettled).expect("decides")), ["a"]);
-        unsettled.settled = Some(7);
-        assert!(matches!(
-            decide(&unsettled).expect("decides"),
-            Recovery::Continue { .. }
-        ));
-    }
-}
+mod tests;

@@ -16,6 +16,8 @@ pub const POINTS: &[(&str, &str)] = &[
     ("read.first-rows", ""),
     ("read.middle-rows", ""),
     ("read.slice-end", ""),
+    ("sink.before-birth", ""),
+    ("sink.after-birth", ""),
     ("sink.before-begin", ""),
     ("sink.after-begin", ""),
     ("sink.before-commit", ""),

@@ -36,6 +36,26 @@ pub struct SinkState {
     pub ledger: Option<LedgerRecord>,
 }
 
+/// Whom a sink is taken over from by a person's order (X8, X9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// The uuid of the application that owns it.
+    pub app_uuid: String,
+    /// The sink's name there.
+    pub sink: String,
+}
+
+/// What becomes of rows that a sink is given a second time, after a rewind (X32).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// They are there twice.
+    Twice,
+    /// They take the place of those with their key; rows whose key does not come again stay.
+    Replaced,
+    /// They are there twice, the first ones named by the manifests of their batches, which a reader may leave out.
+    TwiceByManifest,
+}
+
 /// What a sink gets to know before the first batch.
 #[derive(Debug, Clone)]
 pub struct SinkInput {
@@ -85,6 +105,15 @@ pub trait Sink: Debug + Send + Sync {
     /// `Unavailable` where it can't be read.
     async fn inspect(&mut self, app: &str) -> Result<SinkState>;
 
+    /// Lets the next [`fence`](Sink::fence) take the sink over from `from`, whose ledger then counts as this sink's: to be
+    /// read, and to be followed by a birth.
+    fn take_over(&mut self, _from: Predecessor) {}
+
+    /// What a rewind does to the rows that are there.
+    fn again(&self) -> Again {
+        Again::Twice
+    }
+
     /// Takes the sink: from here on nothing that an older epoch does can become visible. Makes tables, topics and folders
     /// that are missing. Called at start and again after every unknown outcome.
     ///
@@ -98,7 +127,8 @@ pub trait Sink: Debug + Send + Sync {
     /// `Unavailable` where it can't be read.
     async fn ledger(&mut self) -> Result<Option<LedgerRecord>>;
 
-    /// Writes the sink's birth record (X9). A repeated call with the same record is no error.
+    /// Writes the sink's birth record (X9). A repeated call with the same record is no error. A sink that was born
+    /// before may be born again after a later batch.
     ///
     /// # Errors
     /// As [`fence`](Sink::fence).

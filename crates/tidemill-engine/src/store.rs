@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn x1_a_taken_name_is_left_as_it_is() {
+    async fn x01_a_taken_name_is_left_as_it_is() {
         let folder = tempfile::tempdir().expect("temp dir");
         let store = LocalStore::new(folder.path().join("a/b"));
         assert_eq!(

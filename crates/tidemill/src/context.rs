@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidemill_core::rate::PidSettings;
+use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
 use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Summary};
@@ -210,12 +211,15 @@ async fn run(
     for Declared { name, source, callback } in declared {
         shape.push_str(&format!("{name} {source}\n"));
         let template = Template::plan(&catalog, &name, &format!("SELECT {COLUMNS} FROM {source}")).await?;
+        let source_text = format!("source {source}");
         let sink = CallbackSink::new(settings.app.clone(), name.clone(), source, callback);
         outputs.push(Output {
             name,
             template,
             sink: Box::new(sink),
             dead_letters: false,
+            query_hash: hash(source_text.as_bytes()),
+            successor: None,
         });
     }
     let driver_sources = sources
@@ -245,6 +249,7 @@ async fn run(
         tables: Vec::new(),
         every_tick: true,
         until_caught_up: settings.until_caught_up,
+        ways_out: WaysOut::default(),
     };
     let clock = Arc::new(SystemClock::default());
     let (driver, _progress) = Driver::new(driver_settings, clock, checkpoint, driver_sources, outputs, stopped);

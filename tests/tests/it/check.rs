@@ -141,7 +141,7 @@ fn the_right_to_the_transactional_id_is_looked_for_as_far_as_it_can_be() {
 }
 
 #[test]
-fn a_group_that_positions_cannot_be_published_to_is_a_warning() {
+fn x18_a_group_that_positions_cannot_be_published_to_is_a_warning() {
     let events = topic("events", 1, &numbers());
     let pipeline = copying("check", &events, &files());
     java::allow("GROUP", &app(&pipeline), ANYBODY, "DESCRIBE").unwrap();

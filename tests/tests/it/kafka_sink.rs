@@ -88,6 +88,8 @@ impl App {
             tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         }
     }
 
@@ -314,7 +316,7 @@ async fn x16_a_batch_without_rows_writes_its_ledger_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x8_a_foreign_application_is_refused_and_left_alone() {
+async fn x08_a_foreign_application_is_refused_and_left_alone() {
     let app = App::new("foreign", 1).await;
     let (mut sink, _) = app.instance(1).await;
     app.batch(&mut sink, 1, 1, &[1]).await.unwrap();

@@ -11,7 +11,7 @@ use tidemill_tests::records::{Record, produce};
 use tidemill_tests::servers;
 use tidemill_tests::target::{Kind, Target, manifests, with_database};
 
-use crate::sheet::{files, head, rows, sink, source, topic};
+use crate::sheet::{cut, files, head, rows, sink, source, topic};
 
 const COLUMNS: &str = "n BIGINT";
 
@@ -93,11 +93,6 @@ fn both(first: Vec<Value>, second: Vec<Value>) -> Vec<Value> {
     let mut rows = [first, second].concat();
     rows.sort_by_key(Value::to_string);
     rows
-}
-
-fn cut(topic: &str, partition: i32, offset: i64) {
-    let (partition, offset) = (partition.to_string(), offset.to_string());
-    java::run("Topics", &["cut", topic, &partition, &offset]).unwrap();
 }
 
 #[test]

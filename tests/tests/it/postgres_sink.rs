@@ -101,6 +101,8 @@ impl App {
             tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         }
     }
 

@@ -130,7 +130,7 @@ fn rows_are_numbered_within_their_group() {
 }
 
 #[test]
-fn batch_functions_answer_as_planned() {
+fn x12_batch_functions_answer_as_planned() {
     let topic = topic("times", 2, &numbered());
     let target = files();
     let sql = "SELECT n, batch_id() AS id, CAST(batch_time() AS BIGINT) AS at, now() = batch_time() AS is_now, \
@@ -176,7 +176,7 @@ fn check_refuses(text: &str, named: &[&str]) {
 }
 
 #[test]
-fn chance_is_refused() {
+fn x12_chance_is_refused() {
     let topic = topic("chance", 1, &[]);
     for function in ["random()", "uuid()"] {
         let text = head("chance")

@@ -46,6 +46,11 @@ pub(crate) fn files() -> Target {
     Target::create(Kind::File, "").unwrap()
 }
 
+pub(crate) fn cut(topic: &str, partition: i32, offset: i64) {
+    let (partition, offset) = (partition.to_string(), offset.to_string());
+    java::run("Topics", &["cut", topic, &partition, &offset]).unwrap();
+}
+
 /// The rows of the folder of JSON lines, sorted by their text.
 pub(crate) fn rows(pipeline: &Pipeline, target: &Target) -> Vec<Value> {
     let mut rows = target.rows(pipeline.folder()).unwrap();

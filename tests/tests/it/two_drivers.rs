@@ -175,7 +175,7 @@ fn a_relay_of_drivers_writes_a_topic_once() {
 /// Proves that these tests can fail: a successor that reads the ledger before it takes the fence misses what its frozen
 /// predecessor commits in between, and runs that batch again.
 #[test]
-fn a_ledger_read_before_the_fence_is_caught() {
+fn x06_a_ledger_read_before_the_fence_is_caught() {
     let case = Case::new(Kind::Kafka, Input::small(), 200).expect("a pipeline");
     let armed = "sink.before-commit=stop@2,sink.after-commit=stop@2";
     let mut first = case

@@ -83,7 +83,7 @@ fn survives(point: &str) -> Result<()> {
 }
 
 #[test]
-fn a_program_with_its_own_transaction_survives_a_kill_at_every_point_of_a_batch() {
+fn x29_a_program_with_its_own_transaction_survives_a_kill_at_every_point_of_a_batch() {
     let points = [
         "plan.before-log",
         "plan.after-log",

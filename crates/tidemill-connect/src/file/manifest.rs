@@ -8,7 +8,7 @@ use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchId, Epoch};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::failpoint;
-use tidemill_engine::sink::Claim;
+use tidemill_engine::sink::{Claim, Predecessor};
 use tidemill_engine::store::{Put, Store, numbered, numbers};
 
 /// The version of the records that this build writes and reads.
@@ -53,13 +53,17 @@ impl Manifest {
     }
 }
 
-/// `_tidemill/owner.json`: whose sink this is.
+/// `_tidemill/owner.json`: whose sink this is. `_tidemill/owners/<epoch, 20 digits>.json`: who took it over from that one;
+/// the newest counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Owner {
+pub(super) struct Owner {
     version: u32,
     app: String,
-    app_uuid: String,
+    pub(super) app_uuid: String,
     sink: String,
+    /// Names that this application gave it before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    was: Vec<String>,
 }
 
 /// `_tidemill/epochs/<epoch, 20 digits>.json`: a driver took the sink.
@@ -93,6 +97,7 @@ pub(super) struct Records {
 }
 
 const OWNER: &str = "_tidemill/owner.json";
+const OWNERS: &str = "_tidemill/owners";
 const MANIFESTS: &str = "_tidemill";
 // A folder of their own: it is listed before and after every manifest, and holds one name, not one per batch.
 const EPOCHS: &str = "_tidemill/epochs";
@@ -115,17 +120,19 @@ impl Records {
         self.store.probe().await
     }
 
-    /// The uuid of the application that owns the sink, and the sink's name there.
-    pub(super) async fn owner(&self) -> Result<Option<(String, String)>> {
-        Ok(self
-            .get::<Owner>(OWNER)
-            .await?
-            .map(|owner| (owner.app_uuid, owner.sink)))
+    /// Who owns the sink.
+    pub(super) async fn owner(&self) -> Result<Option<Owner>> {
+        match self.store.newest(OWNERS).await? {
+            0 => self.get(OWNER).await,
+            newest => self.get(&numbered(OWNERS, newest)).await,
+        }
     }
 
-    /// Writes the owner where there is none; refuses another one (X8, X26).
-    pub(super) async fn own(&self, claim: &Claim) -> Result<()> {
-        let ours = Owner {
+    /// Writes the owner where there is none; refuses another one than `from` (X8, X26). Gives the names that the sink had
+    /// before.
+    pub(super) async fn own(&self, claim: &Claim, from: Option<&Predecessor>) -> Result<Vec<String>> {
+        let mut ours = Owner {
+            was: Vec::new(),
             version: VERSION,
             app: claim.app.clone(),
             app_uuid: claim.app_uuid.clone(),
@@ -133,9 +140,28 @@ impl Records {
         };
         // Whatever the put says, what stands there decides (X1).
         self.put(OWNER, &ours).await?;
-        let theirs = self.get::<Owner>(OWNER).await?.ok_or_else(|| self.vanished(OWNER))?;
+        let theirs = self.owner().await?.ok_or_else(|| self.vanished(OWNER))?;
         if theirs.app_uuid == ours.app_uuid && theirs.sink == ours.sink {
-            return Ok(());
+            return Ok(theirs.was);
+        }
+        if theirs.app_uuid == ours.app_uuid && theirs.was.contains(&ours.sink) {
+            // Renamed since, and the file has the old name again: one folder, one ledger, whatever the name.
+            let mut names = theirs.was;
+            names.push(theirs.sink);
+            return Ok(names);
+        }
+        if let Some(from) = from
+            && from.app_uuid == theirs.app_uuid
+            && (theirs.app_uuid != ours.app_uuid || from.sink == theirs.sink)
+        {
+            if theirs.app_uuid == ours.app_uuid {
+                ours.was = theirs.was;
+                ours.was.push(theirs.sink);
+            }
+            self.look_for_newer(claim).await?;
+            // Create-if-absent under the epoch, which is this driver's alone.
+            self.put(&numbered(OWNERS, claim.epoch), &ours).await?;
+            return Ok(ours.was);
         }
         Err(Error::new(
             Kind::Config,

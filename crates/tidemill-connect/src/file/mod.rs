@@ -4,6 +4,7 @@
 //! <path>/part-<batch>-<slice>-e<epoch>-a<attempt>-<random>.parquet   data, never moved (X27); with `partition_by` in
 //!                                                                    folders `column=value/…`, numbered by file
 //! <path>/_tidemill/owner.json                                        whose sink this is (X8, X26)
+//! <path>/_tidemill/owners/<epoch>.json                               who took it over from that owner, by a person's order
 //! <path>/_tidemill/epochs/<epoch>.json                               who took it
 //! <path>/_tidemill/<batch>.json                                      manifest: the batch's files and its ledger record
 //! ```
@@ -48,7 +49,9 @@ use tidemill_core::commit::CommitPermit;
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchId, BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
+use tidemill_engine::sink::{
+    Again, BatchCommit, Claim, Committed, Predecessor, Sink, SinkBatch, SinkInput, SinkState, SliceWriter,
+};
 use tidemill_engine::store::{LocalStore, Store, create_folder};
 
 mod csv;
@@ -82,6 +85,10 @@ pub struct FileSink {
     /// Columns whose values name folders; none: all files lie in the one folder.
     partition_by: Arc<[String]>,
     records: Records,
+    /// Whom it is to be taken over from.
+    from: Option<Predecessor>,
+    /// Names that this application gave it before, known after `fence`: their manifests are its own.
+    was: Vec<String>,
     /// Set by `fence`, dropped when it fails.
     claim: Option<Claim>,
 }
@@ -119,6 +126,8 @@ impl FileSink {
             encoding,
             partition_by: Arc::default(),
             records: Records::new(store, name),
+            from: None,
+            was: Vec::new(),
             claim: None,
         }
     }
@@ -159,7 +168,12 @@ impl FileSink {
     /// X26: what was found is ours, or nobody goes on.
     fn ours(&self, record: &LedgerRecord) -> Result<()> {
         let claim = self.claim()?;
-        if record.app_uuid == claim.app_uuid && record.sink == self.name {
+        let renamed = || self.was.contains(&record.sink);
+        if record.app_uuid == claim.app_uuid && (record.sink == self.name || renamed()) {
+            return Ok(());
+        }
+        // To be left behind: what comes next is a birth above it.
+        if self.from.as_ref().is_some_and(|from| from.app_uuid == record.app_uuid) {
             return Ok(());
         }
         Err(Error::new(
@@ -216,7 +230,7 @@ impl Sink for FileSink {
         let marked = self.records.newest_epoch().await?;
         let epoch = ledger.as_ref().map_or(marked, |record| record.epoch.max(marked));
         let app_uuid = owner
-            .map(|owner| owner.0)
+            .map(|owner| owner.app_uuid)
             .or(ledger.as_ref().map(|record| record.app_uuid.clone()));
         Ok(SinkState {
             app_uuid,
@@ -225,11 +239,19 @@ impl Sink for FileSink {
         })
     }
 
+    fn take_over(&mut self, from: Predecessor) {
+        self.from = Some(from);
+    }
+
+    fn again(&self) -> Again {
+        Again::TwiceByManifest
+    }
+
     async fn fence(&mut self, claim: &Claim) -> Result<()> {
         self.claim = None;
         let folder = self.folder.clone();
         blocking(move || create_folder(&folder)).await?;
-        self.records.own(claim).await?;
+        self.was = self.records.own(claim, self.from.as_ref()).await?;
         self.records.take(claim).await?;
         self.claim = Some(claim.clone());
         Ok(())
@@ -251,7 +273,9 @@ impl Sink for FileSink {
             return Ok(());
         };
         self.ours(&found.ledger)?;
-        if found.ledger.birth && found.ledger.plan_hash == record.plan_hash {
+        // The batch that it is born after may stand there under the name it had then.
+        let before = found.ledger.birth || found.ledger.sink != self.name;
+        if before && found.ledger.plan_hash == record.plan_hash {
             return Ok(());
         }
         let text = format!(

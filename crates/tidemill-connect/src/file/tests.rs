@@ -58,6 +58,8 @@ fn plan(batch_id: u64) -> BatchPlan {
         tables: Vec::new(),
         limits: LimitsInForce::default(),
         pipeline_hash: "p".into(),
+        query_hashes: BTreeMap::new(),
+        turn: None,
     }
 }
 
@@ -274,7 +276,7 @@ async fn x14_a_commit_needs_every_slice_and_its_own_permit() {
 }
 
 #[tokio::test]
-async fn x8_another_owner_is_refused_and_both_are_named() {
+async fn x08_another_owner_is_refused_and_both_are_named() {
     let folder = tempfile::tempdir().unwrap();
     taken(&folder, 1).await;
     let mut foreign = sink(&folder);
@@ -304,7 +306,7 @@ async fn x8_another_owner_is_refused_and_both_are_named() {
 }
 
 #[tokio::test]
-async fn x4_an_older_epoch_loses_at_its_next_step() {
+async fn x04_an_older_epoch_loses_at_its_next_step() {
     let folder = tempfile::tempdir().unwrap();
     let mut old = taken(&folder, 1).await;
     old.fence(&claim(1)).await.unwrap();
@@ -348,7 +350,7 @@ async fn put_late(sink: &FileSink, batch_id: u64, name: &str) -> ManifestPut {
 }
 
 #[tokio::test]
-async fn x1_a_late_manifest_of_the_same_plan_is_adopted() {
+async fn x01_a_late_manifest_of_the_same_plan_is_adopted() {
     let folder = tempfile::tempdir().unwrap();
     let frozen = taken(&folder, 1).await;
     let mut new = taken(&folder, 2).await;
@@ -380,7 +382,7 @@ async fn a_late_manifest_finds_the_name_taken() {
 }
 
 #[tokio::test]
-async fn another_plan_under_the_same_number_is_refused() {
+async fn x26_another_plan_under_the_same_number_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = taken(&folder, 1).await;
     write_and_commit(&mut sink, 1, &[0..10]).await.unwrap();
@@ -458,7 +460,7 @@ impl Store for Lagging {
 }
 
 #[tokio::test]
-async fn x2_what_a_listing_lacks_is_read() {
+async fn x02_what_a_listing_lacks_is_read() {
     for shown in [0, 2, 3] {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("a/b");
@@ -482,7 +484,7 @@ async fn x2_what_a_listing_lacks_is_read() {
 }
 
 #[tokio::test]
-async fn x9_a_birth_is_recorded_once() {
+async fn x09_a_birth_is_recorded_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = taken(&folder, 1).await;
     let birth = LedgerRecord {

@@ -54,6 +54,8 @@ pub(super) struct Fence {
     pub(super) sink: String,
     /// `host:port/database`, for messages.
     pub(super) place: String,
+    /// The uuid of another application that may be replaced (X8).
+    pub(super) adopts: Option<String>,
 }
 
 impl Fence {
@@ -134,12 +136,13 @@ impl Fence {
         let write = async {
             client
                 .execute_typed(
-                    "UPDATE tidemill_fence SET epoch = $3, incarnation = $4 WHERE app = $1 AND sink = $2",
+                    "UPDATE tidemill_fence SET epoch = $3, incarnation = $4, app_uuid = $5 WHERE app = $1 AND sink = $2",
                     &[
                         (&self.app, Type::TEXT),
                         (&self.sink, Type::TEXT),
                         (&epoch, Type::INT8),
                         (&claim.incarnation, Type::TEXT),
+                        (&claim.app_uuid, Type::TEXT),
                     ],
                 )
                 .await?;
@@ -256,7 +259,7 @@ impl Fence {
 
     /// Whether `claim` may take the place of `holder`.
     fn compare(&self, claim: &Claim, holder: &Holder) -> Result<()> {
-        if holder.app_uuid != claim.app_uuid {
+        if holder.app_uuid != claim.app_uuid && self.adopts.as_ref() != Some(&holder.app_uuid) {
             return Err(Error::new(
                 Kind::Config,
                 format!(
@@ -408,6 +411,7 @@ mod tests {
             app: "shop".to_owned(),
             sink: "out".to_owned(),
             place: "localhost:5432/d".to_owned(),
+            adopts: None,
         };
         let holder = Holder {
             app_uuid: "u".to_owned(),

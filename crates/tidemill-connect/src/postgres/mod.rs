@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput, SinkState};
+use tidemill_engine::sink::{Again, Claim, Predecessor, Sink, SinkBatch, SinkInput, SinkState};
 
 use address::Address;
 use batch::Into;
@@ -71,6 +71,8 @@ pub struct PostgresSink {
     columns: Option<Arc<[Column]>>,
     /// Known after `check`, where rows are not just appended.
     upsert: Option<Upsert>,
+    /// The uuid of the application that the sink is to be taken over from.
+    adopts: Option<String>,
     /// Known after `fence`.
     claim: Option<Claim>,
 }
@@ -89,6 +91,7 @@ impl PostgresSink {
             keeper: Keeper::default(),
             columns: None,
             upsert: None,
+            adopts: None,
             claim: None,
             name,
         })
@@ -107,6 +110,7 @@ impl PostgresSink {
             app: app.to_owned(),
             sink: self.name.clone(),
             place: self.address.place().to_owned(),
+            adopts: self.adopts.clone(),
         }
     }
 
@@ -165,6 +169,19 @@ impl Sink for PostgresSink {
         let state = self.fence_of(app).state(&session).await?;
         self.keeper.put(session);
         Ok(state)
+    }
+
+    fn take_over(&mut self, from: Predecessor) {
+        // Fence and ledger have a row per sink name: a renamed sink begins with rows of its own.
+        self.adopts = Some(from.app_uuid);
+    }
+
+    fn again(&self) -> Again {
+        if self.key.is_empty() {
+            Again::Twice
+        } else {
+            Again::Replaced
+        }
     }
 
     async fn fence(&mut self, claim: &Claim) -> Result<()> {

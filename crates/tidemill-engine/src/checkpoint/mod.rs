@@ -149,10 +149,7 @@ impl Checkpoint {
     /// # Errors
     /// `Config` where a record is damaged, or other records are there without `app.json`.
     pub async fn read(&self) -> Result<Contents> {
-        let app = self
-            .get::<AppRecord>("app", "app.json")
-            .await?
-            .map(|record| record.body);
+        let app = self.app().await?;
         let snapshot = self.newest_snapshot().await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.plan.batch_id);
         let last_plan = self.newest::<BatchPlan>("plan", "plans", floor).await?;
@@ -161,7 +158,8 @@ impl Checkpoint {
             return Err(Error::new(
                 Kind::Config,
                 format!(
-                    "checkpoint {} has plans but no app.json: it is damaged. Restore it from a copy",
+                    "checkpoint {} has plans but no app.json: it is damaged. Restore it from a copy, or \
+                     `tidemill checkpoint rebuild FILE`",
                     self.location()
                 ),
             ));
@@ -185,6 +183,46 @@ impl Checkpoint {
             last_plan: last_plan.or(snapshot_plan),
             last_commit: last_commit.map(|record| record.body).or(snapshot_commit),
         })
+    }
+
+    /// `app.json`, which makes a folder a checkpoint.
+    ///
+    /// # Errors
+    /// `Config` where it is damaged.
+    pub async fn app(&self) -> Result<Option<AppRecord>> {
+        Ok(self
+            .get::<AppRecord>("app", "app.json")
+            .await?
+            .map(|record| record.body))
+    }
+
+    /// Writes a plan that a ledger kept into the plan log of a lost checkpoint (X7).
+    ///
+    /// # Errors
+    /// `Config` where the plan does not come out as it was logged, or another plan stands under its id.
+    pub async fn restore_plan(&self, logged: &LoggedPlan) -> Result<()> {
+        let batch = logged.plan.batch_id;
+        let (_, hash) = record::encode("plan", "", &logged.plan)?;
+        if hash != logged.hash {
+            let text = format!(
+                "the plan of batch {batch} in the ledger has hash {}, but gives {hash}",
+                logged.hash
+            );
+            return Err(Error::new(Kind::Config, text));
+        }
+        if self.put("plan", &numbered("plans", batch), &logged.plan).await? {
+            return Ok(());
+        }
+        match self.plan(batch).await? {
+            Some(there) if there.hash == logged.hash => Ok(()),
+            _ => {
+                let text = format!(
+                    "{} holds another plan of batch {batch}; move the folder away and begin again",
+                    self.location()
+                );
+                Err(Error::new(Kind::Config, text))
+            }
+        }
     }
 
     /// Writes `app.json` of a new application; an existing one is returned instead.
@@ -452,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x4_a_newer_epoch_fences_the_older() {
+    async fn x04_a_newer_epoch_fences_the_older() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let first = checkpoint.claim_epoch(0, "a", 0).await.expect("claims");
@@ -524,11 +562,13 @@ mod tests {
             tables: Vec::new(),
             limits: tidemill_core::plan::LimitsInForce::default(),
             pipeline_hash: "queries".to_owned(),
+            query_hashes: BTreeMap::new(),
+            turn: None,
         }
     }
 
     #[tokio::test]
-    async fn x1_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
+    async fn x01_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let second = checkpoint.log_plan(plan(2)).await.expect("logs");
@@ -541,7 +581,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_a_plan_is_logged_again_after_an_unknown_outcome() {
+    async fn x01_a_plan_is_logged_again_after_an_unknown_outcome() {
         let folder = tempfile::tempdir().expect("temp dir");
         let checkpoint = checkpoint(&folder);
         let first = checkpoint.log_plan(plan(2)).await.expect("logs");

@@ -188,10 +188,13 @@ async fn attempt_output(
     job: &Job<'_>,
     record_bytes: &mut BTreeMap<String, u64>,
 ) -> Result<SinkCommit> {
-    let mut record = ledger_record(claim, job.logged, &output.name, job.logged.plan.batch_id == 0);
+    let mut record = ledger_record(claim, job.logged, &output.name, job.logged.plan.is_birth());
     if record.birth {
         if output.sink.exactly_once() {
+            checkpoint.look_for_newer(claim.epoch).await?;
+            failpoint::pass("sink.before-birth");
             output.sink.birth(&record).await?;
+            failpoint::pass("sink.after-birth");
         }
         return Ok(SinkCommit::default());
     }
@@ -217,6 +220,35 @@ async fn attempt_output(
         found: false,
         millis: 0,
     })
+}
+
+/// Runs a logged batch into a sink that only shows it.
+pub(super) async fn show_output(
+    output: &mut Output,
+    logged: &LoggedPlan,
+    losses: &[Loss],
+    record_bytes: &mut BTreeMap<String, u64>,
+) -> Result<()> {
+    let plan = logged.plan.without(losses);
+    let claim = Claim {
+        app: plan.app.clone(),
+        app_uuid: plan.app_uuid.clone(),
+        epoch: plan.epoch,
+        incarnation: plan.incarnation.clone(),
+    };
+    let shown = async {
+        let run = output.template.for_batch(&plan)?;
+        let SinkBatch { writers, commit } = output.sink.begin(&plan, run.slices(), 0).await?;
+        run_slices(&run, writers, &plan).await?;
+        let permit = permit(&run, &plan, record_bytes).await?;
+        commit
+            .commit(&permit, ledger_record(&claim, logged, &output.name, false))
+            .await
+    };
+    shown
+        .await
+        .map(drop)
+        .map_err(|error| in_batch(error, logged, &output.name))
 }
 
 /// Every scan must have read every range; the counts are those of each source's first scan.

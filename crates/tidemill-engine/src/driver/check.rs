@@ -50,7 +50,10 @@ impl Driver {
         self.check_sinks(&mut checked).await;
         if checked.problems.is_empty() {
             let acceptable = self.acceptable().await;
-            checked.standing = checked.keep(acceptable).map(|(standing, _)| standing);
+            if let Some((standing, app)) = checked.keep(acceptable) {
+                checked.found.extend(self.left_behind(&standing, &app.app_uuid));
+                checked.standing = Some(standing);
+            }
         }
         if let Some(standing) = &checked.standing {
             let sampled = self.sample(standing, &ends).await;
@@ -151,6 +154,8 @@ impl Driver {
             tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
+            query_hashes: BTreeMap::new(),
+            turn: None,
         };
         let mut read = BTreeMap::new();
         for output in &self.outputs {

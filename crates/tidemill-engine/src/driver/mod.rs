@@ -8,9 +8,13 @@ mod pace;
 mod patience;
 mod publisher;
 mod ranges;
+mod rebuild;
 mod records;
 mod recovery;
+mod replay;
+mod rewind;
 mod ticks;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +27,7 @@ use tidemill_core::position::Positions;
 use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::recover::LoggedPlan;
 use tidemill_core::start::{OnNewPartition, PartitionBounds, StartPolicy};
+use tidemill_core::ways_out::WaysOut;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -42,6 +47,8 @@ use ticks::Ticks;
 
 pub use check::{Checked, all_of};
 pub use recovery::Standing;
+pub use replay::Replayed;
+pub use rewind::{Rewind, SinkAgain};
 
 /// How often an idle instance looks whether another one took over.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -78,6 +85,24 @@ pub struct Output {
     pub sink: Box<dyn Sink>,
     /// True where its rows are the dead letters of a source (X17).
     pub dead_letters: bool,
+    /// Hash of what it is given, without its name: tells a changed query.
+    pub query_hash: String,
+    /// The same sink under the name that the file has now, where `name` is the one before a rename.
+    pub successor: Option<Successor>,
+}
+
+/// A sink that was renamed: the recovery runs under the old name, everything after it under this one (X9).
+#[derive(Debug)]
+pub struct Successor {
+    /// The new name.
+    pub name: String,
+    /// The sink of that name.
+    pub sink: Box<dyn Sink>,
+}
+
+/// Dead letters first, then by name (X15).
+fn into_commit_order(outputs: &mut [Output]) {
+    outputs.sort_by(|a, b| (!a.dead_letters, &a.name).cmp(&(!b.dead_letters, &b.name)));
 }
 
 /// Settings of the loop.
@@ -102,6 +127,8 @@ pub struct DriverSettings {
     pub every_tick: bool,
     /// Take the end offsets at start, process to them without waiting for ticks, and end.
     pub until_caught_up: bool,
+    /// What a person ordered for this start.
+    pub ways_out: WaysOut,
 }
 
 /// What a run came to.
@@ -195,7 +222,7 @@ impl Driver {
         mut outputs: Vec<Output>,
         stop: watch::Receiver<bool>,
     ) -> (Self, watch::Receiver<Progress>) {
-        outputs.sort_by(|a, b| (!a.dead_letters, &a.name).cmp(&(!b.dead_letters, &b.name)));
+        into_commit_order(&mut outputs);
         let (progress, watched) = watch::channel(Progress::default());
         (
             Self {
@@ -335,6 +362,8 @@ impl Driver {
             tables: self.settings.tables.clone(),
             limits: next.limits,
             pipeline_hash: self.settings.pipeline_hash.clone(),
+            query_hashes: self.query_hashes(),
+            turn: None,
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
@@ -364,6 +393,13 @@ impl Driver {
         }
         let missing: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, next.losses, &missing, planned).await
+    }
+
+    fn query_hashes(&self) -> BTreeMap<String, String> {
+        self.outputs
+            .iter()
+            .map(|output| (output.name.clone(), output.query_hash.clone()))
+            .collect()
     }
 
     /// Runs a logged plan, without what is lost of it, for the sinks that lack it, and goes on from its positions. Its commit

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidemill_core::ledger::LedgerRecord;
-use tidemill_core::plan::{BatchPlan, LimitsInForce};
+use tidemill_core::plan::{BatchId, BatchPlan, LimitsInForce, Turn};
 use tidemill_core::position::{Positions, TopicPartition};
 use tidemill_core::recover::{self, Facts, LoggedPlan, Recovery, SinkFacts};
 use tidemill_core::start::{self, PartitionBounds, StartPolicy};
+use tidemill_core::ways_out;
 
 use super::held_back::HeldBack;
 use super::lag::LagClock;
 use super::pace::Pace;
 use super::publisher::Publisher;
+use super::turns::{TURN_VERSION, predecessor};
 use super::{Driver, DriverSource, Output, Running, Summary, partition_bounds};
 use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
@@ -28,8 +30,18 @@ pub struct Standing {
     pub sinks: BTreeMap<String, SinkState>,
 }
 
+/// The newest ledger record of each sink, by its name.
+pub(super) type Ledgers = BTreeMap<String, Option<LedgerRecord>>;
+
+impl Standing {
+    pub(super) fn ledgers(&self) -> Ledgers {
+        let newest = |(name, state): (&String, &SinkState)| (name.clone(), state.ledger.clone());
+        self.sinks.iter().map(newest).collect()
+    }
+}
+
 impl Driver {
-    async fn inspect(&mut self) -> Result<Standing> {
+    pub(super) async fn inspect(&mut self) -> Result<Standing> {
         let contents = self.checkpoint.read().await?;
         if let Some(app) = &contents.app
             && app.app != self.settings.app
@@ -44,6 +56,12 @@ impl Driver {
                 ),
             ));
         }
+        let sinks = self.inspect_sinks().await?;
+        Ok(Standing { contents, sinks })
+    }
+
+    /// What the sinks hold, whatever the checkpoint says.
+    pub(super) async fn inspect_sinks(&mut self) -> Result<BTreeMap<String, SinkState>> {
         let mut sinks = BTreeMap::new();
         for output in &mut self.outputs {
             output
@@ -55,22 +73,44 @@ impl Driver {
                 .await?;
             sinks.insert(output.name.clone(), output.sink.inspect(&self.settings.app).await?);
         }
-        Ok(Standing { contents, sinks })
+        Ok(sinks)
     }
 
-    /// Takes the application over and brings it to a settled batch.
+    /// Takes the application over, brings it to a settled batch, and carries out what a person ordered.
     pub(super) async fn start(&mut self) -> Result<Running> {
         for source in &self.sources {
             source.source.ends(false).await?;
         }
         let (standing, app) = self.acceptable().await?;
-        let early: BTreeMap<String, Option<LedgerRecord>> = standing
-            .sinks
-            .iter()
-            .map(|(name, state)| (name.clone(), state.ledger.clone()))
-            .collect();
+        for text in self.left_behind(&standing, &app.app_uuid) {
+            tracing::warn!("{text}");
+        }
+        let (claim, read) = self.claim(&standing, app).await?;
+        let contents = self.checkpoint.read().await?;
+        let decision = match recover::decide(&self.facts(&claim.app_uuid, &contents, &read)) {
+            Ok(decision) => decision,
+            Err(refused) => {
+                // A newer driver may have moved on between our fence and this reading.
+                self.checkpoint.look_for_newer(claim.epoch).await?;
+                return Err(refusal(refused));
+            }
+        };
+        let above = self.adopted_above(&claim.app_uuid, &read);
+        let mut running = self.recovered(claim, contents, decision, above).await?;
+        self.rename(&running).await?;
+        self.adopt(&mut running, above).await?;
+        Ok(running)
+    }
 
+    /// Claims an epoch above all others, takes every sink, and gives the ledgers as they are after that (X6).
+    pub(super) async fn claim(&mut self, standing: &Standing, app: AppRecord) -> Result<(Claim, Ledgers)> {
         let app = self.checkpoint.create(app).await?;
+        self.claim_sinks(standing, app.app_uuid).await
+    }
+
+    /// The same for an application that has no `app.json` yet.
+    pub(super) async fn claim_sinks(&mut self, standing: &Standing, app_uuid: String) -> Result<(Claim, Ledgers)> {
+        let early = standing.ledgers();
         let above = standing
             .sinks
             .values()
@@ -85,7 +125,7 @@ impl Driver {
             .await?;
         let claim = Claim {
             app: self.settings.app.clone(),
-            app_uuid: app.app_uuid.clone(),
+            app_uuid,
             epoch,
             incarnation,
         };
@@ -98,23 +138,19 @@ impl Driver {
 
         let mut read = BTreeMap::new();
         for output in &mut self.outputs {
+            if self.settings.ways_out.adopts(&output.name)
+                && let Some(from) = predecessor(standing.sinks.get(&output.name), &output.name, &claim.app_uuid)
+            {
+                output.sink.take_over(from);
+            }
             read.insert(output.name.clone(), take(output, &self.checkpoint, &claim).await?);
         }
-        let contents = self.checkpoint.read().await?;
         let ledgers = if failpoint::sabotaged("ledger-before-fence") {
             early
         } else {
             read
         };
-        let decision = match recover::decide(&self.facts(&app, &contents, &ledgers)) {
-            Ok(decision) => decision,
-            Err(refused) => {
-                // A newer driver may have moved on between our fence and this reading.
-                self.checkpoint.look_for_newer(claim.epoch).await?;
-                return Err(refusal(refused));
-            }
-        };
-        self.recovered(claim, contents, decision).await
+        Ok((claim, ledgers))
     }
 
     /// Reads checkpoint and sinks, and refuses what must be refused before anything is touched. Another driver may be at
@@ -148,14 +184,20 @@ impl Driver {
 
     fn accept(&self, standing: &Standing, app: &AppRecord) -> Result<Recovery> {
         for (name, state) in &standing.sinks {
-            self.refuse_foreign(app, name, state)?;
+            if !self.settings.ways_out.adopts(name) {
+                self.refuse_foreign(app, name, state)?;
+            }
         }
-        let ledgers = standing
-            .sinks
-            .iter()
-            .map(|(name, state)| (name.clone(), state.ledger.clone()))
-            .collect();
-        recover::decide(&self.facts(app, &standing.contents, &ledgers)).map_err(refusal)
+        let facts = self.facts(&app.app_uuid, &standing.contents, &standing.ledgers());
+        let owner = |output: &Output| {
+            standing
+                .sinks
+                .get(&output.name)
+                .and_then(|state| state.app_uuid.clone())
+        };
+        let owners: Vec<_> = self.outputs.iter().map(owner).collect();
+        ways_out::applicable(&facts, &owners).map_err(refusal)?;
+        recover::decide(&facts).map_err(refusal)
     }
 
     fn refuse_foreign(&self, app: &AppRecord, name: &str, state: &SinkState) -> Result<()> {
@@ -169,7 +211,7 @@ impl Driver {
         }
     }
 
-    fn facts(&self, app: &AppRecord, contents: &Contents, ledgers: &BTreeMap<String, Option<LedgerRecord>>) -> Facts {
+    pub(super) fn facts(&self, app_uuid: &str, contents: &Contents, ledgers: &Ledgers) -> Facts {
         let sinks = self
             .outputs
             .iter()
@@ -178,19 +220,27 @@ impl Driver {
                 exactly_once: output.sink.exactly_once(),
                 dead_letters: output.dead_letters,
                 ledger: ledgers.get(&output.name).cloned().flatten(),
+                query_hash: output.query_hash.clone(),
             })
             .collect();
         Facts {
-            app_uuid: app.app_uuid.clone(),
+            app_uuid: app_uuid.to_owned(),
             last_plan: contents.last_plan.clone(),
             settled: contents.last_commit.as_ref().map(|commit| commit.batch_id),
             sinks,
             pipeline_hash: self.settings.pipeline_hash.clone(),
             tables: self.settings.tables.clone(),
+            ways_out: self.settings.ways_out.clone(),
         }
     }
 
-    async fn recovered(&mut self, claim: Claim, contents: Contents, decision: Recovery) -> Result<Running> {
+    pub(super) async fn recovered(
+        &mut self,
+        claim: Claim,
+        contents: Contents,
+        decision: Recovery,
+        above: Option<BatchId>,
+    ) -> Result<Running> {
         let last_commit = contents.last_commit;
         let sink_bytes_max = last_commit.as_ref().and_then(|commit| self.bytes_within_limits(commit));
         let record_bytes = last_commit.map(|commit| commit.record_bytes).unwrap_or_default();
@@ -215,7 +265,7 @@ impl Driver {
         };
         let mut running = match decision {
             Recovery::Fresh => {
-                let first = self.first_plan(&claim).await?;
+                let first = self.first_plan(&claim, above).await?;
                 let logged = self.log_plan(first).await?;
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
@@ -289,15 +339,15 @@ impl Driver {
         Ok(first)
     }
 
-    /// Plan 0: first positions, resolved once and logged (X9).
-    async fn first_plan(&self, claim: &Claim) -> Result<BatchPlan> {
+    /// Plan 0: first positions, resolved once and logged (X9). Its id is above those of the sinks that are adopted.
+    async fn first_plan(&self, claim: &Claim, above: Option<BatchId>) -> Result<BatchPlan> {
         let before = self.first_positions().await?;
         Ok(BatchPlan {
             app: claim.app.clone(),
             app_uuid: claim.app_uuid.clone(),
             epoch: claim.epoch,
             incarnation: claim.incarnation.clone(),
-            batch_id: 0,
+            batch_id: above.map_or(0, |above| above + 1),
             batch_time_ms: self.clock.now_ms(),
             seed: 0,
             reduce_slices: self.settings.reduce_slices,
@@ -307,10 +357,16 @@ impl Driver {
             tables: self.settings.tables.clone(),
             limits: LimitsInForce::default(),
             pipeline_hash: self.settings.pipeline_hash.clone(),
+            query_hashes: self.query_hashes(),
+            turn: above.map(|_| Turn {
+                version: TURN_VERSION,
+                adopted: self.settings.ways_out.adopt.clone(),
+                ..Turn::default()
+            }),
         })
     }
 
-    async fn birth(&mut self, claim: &Claim, last: &LoggedPlan, name: &str) -> Result<()> {
+    pub(super) async fn birth(&mut self, claim: &Claim, last: &LoggedPlan, name: &str) -> Result<()> {
         let Some(output) = self.outputs.iter_mut().find(|output| output.name == name) else {
             return Ok(());
         };
@@ -321,7 +377,9 @@ impl Driver {
                 "a new sink begins after this batch"
             );
             let record = ledger_record(claim, last, name, true);
+            failpoint::pass("sink.before-birth");
             output.sink.birth(&record).await?;
+            failpoint::pass("sink.after-birth");
         }
         Ok(())
     }
@@ -397,7 +455,7 @@ pub(super) fn ledger_record(claim: &Claim, logged: &LoggedPlan, sink: &str, birt
     }
 }
 
-fn refusal(refusal: recover::Refusal) -> Error {
+pub(super) fn refusal(refusal: recover::Refusal) -> Error {
     let kind = if refusal.is_loss() { Kind::Loss } else { Kind::Config };
     Error::new(kind, refusal.to_string())
 }

@@ -30,7 +30,7 @@ pub use config::{KafkaSinkConfig, PROPERTIES, ValueFormat, refused_property};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput, SinkState};
+use tidemill_engine::sink::{Claim, Predecessor, Sink, SinkBatch, SinkInput, SinkState};
 
 use crate::wire::admin::{Resource, setting};
 use config::TRANSACTION_TIMEOUT_MAX;
@@ -49,6 +49,8 @@ pub struct KafkaSink {
     /// Known after `check`.
     input: Option<Checked>,
     claim: Option<Claim>,
+    /// The uuid of the application that the sink is to be taken over from.
+    adopts: Option<String>,
     producer: Option<Transactions>,
     /// The longest transaction that the broker allows, where it says; asked for at each fence.
     broker_timeout: Option<Duration>,
@@ -76,6 +78,7 @@ impl KafkaSink {
             config: Arc::new(config),
             input: None,
             claim: None,
+            adopts: None,
             producer: None,
             broker_timeout: None,
             newest: None,
@@ -108,6 +111,7 @@ impl KafkaSink {
     fn refuse_foreign(&self, claim: &Claim, read: &LedgerRead) -> Result<()> {
         if let Some(owner) = &read.app_uuid
             && *owner != claim.app_uuid
+            && self.adopts.as_ref() != Some(owner)
         {
             return Err(Error::new(
                 Kind::Config,
@@ -278,6 +282,11 @@ impl Sink for KafkaSink {
         })
     }
 
+    fn take_over(&mut self, from: Predecessor) {
+        // Transactional id and ledger key have the sink's name: a renamed sink begins with its own.
+        self.adopts = Some(from.app_uuid);
+    }
+
     async fn fence(&mut self, claim: &Claim) -> Result<()> {
         self.give_up();
         if claim.app != self.app {
@@ -328,6 +337,8 @@ impl Sink for KafkaSink {
             if newest.birth && newest.batch_id == record.batch_id && newest.plan_hash == record.plan_hash {
                 return Ok(());
             }
+        }
+        if let Some(newest) = self.newest.as_ref().filter(|newest| newest.batch_id >= record.batch_id) {
             return Err(Error::new(
                 Kind::Bug,
                 format!(

@@ -233,6 +233,8 @@ mod tests {
             tables: Vec::new(),
             limits: Default::default(),
             pipeline_hash: String::new(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         }
     }
 

@@ -156,6 +156,8 @@ mod tests {
             tables: Vec::new(),
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
+            query_hashes: std::collections::BTreeMap::new(),
+            turn: None,
         };
         LedgerRecord {
             app: "app".to_owned(),
