@@ -333,10 +333,9 @@ impl Sink for KafkaSink {
     }
 
     async fn birth(&mut self, record: &LedgerRecord) -> Result<()> {
-        if let Some(newest) = &self.newest {
-            if newest.birth && newest.batch_id == record.batch_id && newest.plan_hash == record.plan_hash {
-                return Ok(());
-            }
+        let newest = self.newest.as_ref().filter(|newest| newest.birth);
+        if newest.is_some_and(|newest| newest.batch_id == record.batch_id && newest.plan_hash == record.plan_hash) {
+            return Ok(());
         }
         if let Some(newest) = self.newest.as_ref().filter(|newest| newest.batch_id >= record.batch_id) {
             return Err(Error::new(
