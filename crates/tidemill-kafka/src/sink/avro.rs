@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_is_the_querys_and_not_that_of_the_rows() {
+    fn the_schema_is_that_of_the_query_and_not_of_the_rows() {
         let declared = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
         let rows = rows();
         let schema = value_schema(&declared, &[0]).unwrap();

@@ -444,8 +444,8 @@ mod tests {
             (r#"{"type":"record","name":"r"}"#, "record r without \"fields\""),
             (r#"{"type":"record","fields":[]}"#, "without a \"name\""),
             (
-                r#"{"type":"record","name":"r","fields":[{"name":"f","type":"Strin"}]}"#,
-                "field f of record r: there is no type Strin",
+                r#"{"type":"record","name":"r","fields":[{"name":"f","type":"texts"}]}"#,
+                "field f of record r: there is no type texts",
             ),
             (
                 r#"{"type":"record","name":"r","fields":[{"name":"f","type":"int"},{"name":"f","type":"int"}]}"#,
