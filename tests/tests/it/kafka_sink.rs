@@ -1,9 +1,12 @@
 //! The Kafka sink's promise, against a real broker: X7, X8, X14, X16, X22–X25.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemill_core::commit::{CommitPermit, SliceReport, decide};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
@@ -13,6 +16,8 @@ use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput};
 use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig};
 
 use crate::kafka_server::{brokers, create_topic, eventually, read_all, unique};
+
+const WAIT: Duration = Duration::from_secs(30);
 
 /// One application with one output topic; instances of its driver come and go.
 struct App {
@@ -337,6 +342,36 @@ async fn x08_a_foreign_application_is_refused_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn x08_a_foreign_application_that_has_settled_nothing_yet_is_left_alone_too() {
+    let app = App::new("begun", 1).await;
+    let ledger_topic = format!("tidemill-ledger-{}", app.name);
+    create_topic(&ledger_topic, 1, &[("cleanup.policy", "compact")]).await;
+    // Its first transaction is under way, under a transactional id that nobody fences.
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("transactional.id", unique("begun"))
+        .create()
+        .unwrap();
+    producer.init_transactions(WAIT).unwrap();
+    producer.begin_transaction().unwrap();
+    let record = serde_json::to_vec(&app.record(&app.plan(1, 1, Vec::new()), "out")).unwrap();
+    let sent = BaseRecord::to(&ledger_topic).key("out").payload(&record);
+    producer.send(sent).map_err(|(error, _)| error).unwrap();
+    producer.flush(WAIT).unwrap();
+
+    let stranger = App {
+        uuid: unique("uuid"),
+        name: app.name.clone(),
+        topic: app.topic.clone(),
+        partitions: 1,
+    };
+    let error = stranger.instance_of("out", app.config(), 9, true).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.chain().contains(&app.uuid), "{}", error.chain());
+    producer.commit_transaction(WAIT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn x14_the_parts_of_a_split_partition_arrive_in_offset_order() {
     let app = App::new("split", 4).await;
     let (mut sink, _) = app.instance(1).await;
@@ -394,18 +429,16 @@ async fn keys_choose_the_partition_that_the_clients_own_partitioner_would() {
 
     let reference = unique("reference");
     create_topic(&reference, 5, &[]).await;
-    let producer: rdkafka::producer::BaseProducer = rdkafka::ClientConfig::new()
+    let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers())
         .set("partitioner", "murmur2")
         .create()
         .unwrap();
     for id in &ids {
         let key = format!("name {id}");
-        producer
-            .send(rdkafka::producer::BaseRecord::to(&reference).key(&key).payload(""))
-            .unwrap();
+        producer.send(BaseRecord::to(&reference).key(&key).payload("")).unwrap();
     }
-    rdkafka::producer::Producer::flush(&producer, std::time::Duration::from_secs(30)).unwrap();
+    producer.flush(WAIT).unwrap();
     let placed = |topic| {
         let mut placed: Vec<_> = read_all(topic, 5, "read_committed")
             .into_iter()

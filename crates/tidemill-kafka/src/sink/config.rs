@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidemill_engine::error::{Error, Kind, Result};
 
 use crate::Compression;
-use crate::config::KafkaConfig;
+use crate::config::{Isolation, KafkaConfig};
 use crate::security::{Security, is_security};
 use crate::wire::cluster::Cluster;
 
@@ -147,8 +147,18 @@ impl KafkaSinkConfig {
 
     /// A client of the sink's cluster that knows these topics.
     pub(super) fn cluster<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Cluster {
+        self.cluster_reading(topics, Isolation::default())
+    }
+
+    /// The same, for reading with this isolation.
+    pub(super) fn cluster_reading<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a str>,
+        isolation: Isolation,
+    ) -> Cluster {
         let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
         let mut config = KafkaConfig::new(&self.brokers, topics);
+        config.isolation = isolation;
         // What can't be honoured was refused by `check_properties`.
         config.security = Security::of(&self.properties).unwrap_or_default();
         let timeout = self.milliseconds("socket.timeout.ms");

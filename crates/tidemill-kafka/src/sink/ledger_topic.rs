@@ -11,6 +11,7 @@ use tidemill_engine::source::{PartitionEnds, RawColumns, RawRows, Source};
 use tokio::time::sleep;
 
 use super::config::KafkaSinkConfig;
+use crate::config::Isolation;
 use crate::source::KafkaSource;
 use crate::wire::admin::{Resource, create_topic, setting};
 use crate::wire::cluster::Cluster;
@@ -45,7 +46,8 @@ pub(super) struct LedgerRead {
 /// How far a ledger is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
-    /// To what is settled now: what an open transaction holds back is not waited for.
+    /// To what is settled now: what an open transaction holds back is not waited for. Where nothing is settled, the
+    /// application is told by what is not.
     Settled,
     /// To the high watermark of now: everything that was ever sent before is decided then. Waits as long as it takes.
     HighWatermark,
@@ -75,9 +77,25 @@ impl Ledger<'_> {
             return Ok(LedgerRead::default());
         };
         self.check_partitions(partitions)?;
-        self.read_back(KafkaSource::over(cluster), until)
-            .await
-            .map_err(|error| self.named("reading its ledger topic", error))
+        let named = |error| self.named("reading its ledger topic", error);
+        let mut read = self.read_back(KafkaSource::over(cluster), until).await.map_err(named)?;
+        if until == Until::Settled && read.app_uuid.is_none() {
+            read.app_uuid = self.undecided_owner().await.map_err(named)?;
+        }
+        Ok(read)
+    }
+
+    /// The application behind records that nothing has settled yet: one that has only begun, or whose first commit was
+    /// answered before its marker was written. It may be foreign, and must then not be fenced (X8).
+    async fn undecided_owner(&self) -> Result<Option<String>> {
+        let source = |isolation| KafkaSource::over(self.config.cluster_reading([self.topic], isolation));
+        let settled = self.ends(&source(Isolation::ReadCommitted)).await?.end;
+        let everything = source(Isolation::ReadUncommitted);
+        let ends = self.ends(&everything).await?;
+        if ends.end <= settled {
+            return Ok(None);
+        }
+        Ok(self.scan(&everything, &ends, settled).await?.app_uuid)
     }
 
     async fn read_back(&self, source: KafkaSource, until: Until) -> Result<LedgerRead> {
