@@ -54,10 +54,19 @@ mod tests {
 
     const INTERVAL_MS: f64 = 5.0;
 
+    /// What is known beside the time of a batch.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Known {
+        Nothing,
+        Fixed,
+        FixedAndLeast,
+    }
+
     /// Records that came in and those that were done, after 2,000 batches of `fixed + each * records` ms, where `per_ms` come
-    /// in. Overdue ticks become one.
-    fn in_and_done(fixed: f64, each: f64, per_ms: f64, knows_fixed: bool) -> (f64, f64) {
-        let mut estimator = PidEstimator::new(PidSettings::new(INTERVAL_MS as u64)).expect("the defaults");
+    /// in, on a machine that wavers by `noise`, a part of the time. Overdue ticks become one.
+    fn in_and_done(fixed: f64, each: f64, per_ms: f64, noise: f64, known: Known) -> (f64, f64) {
+        let settings = PidSettings::new(INTERVAL_MS as u64);
+        let mut estimator = PidEstimator::new(settings).expect("the defaults");
         let mut cost = FixedCost::default();
         let (mut now, mut tick, mut came, mut done, mut rate) = (0.0_f64, 0.0_f64, 0.0_f64, 0.0_f64, None);
         for batch in 0..2_000_u32 {
@@ -68,19 +77,27 @@ mod tests {
             let lag = came - done;
             let most = partition_records(&[(lag as u64, PartitionBound::default())], rate, INTERVAL_MS / 1_000.0);
             let records = most.map_or(lag, |most| lag.min(most[0] as f64)).floor();
-            let took = fixed + each * records;
+            let wavers = f64::from(batch.wrapping_mul(7_919) % 101) / 101.0;
+            let took = (fixed + each * records) * (1.0 + noise * wavers);
             now = begun + took;
             came += per_ms * took;
             done += records;
             if records > 0.0 {
-                let of_records = if knows_fixed { cost.without(records, took) } else { took };
+                let of_records = match known {
+                    Known::Nothing => took,
+                    Known::Fixed | Known::FixedAndLeast => cost.without(records, took),
+                };
+                let least = match known {
+                    Known::FixedAndLeast => settings.least_rate(),
+                    Known::Nothing | Known::Fixed => 0.0,
+                };
                 let estimate = estimator.rate(&Completed {
                     ended_ms: now.ceil() as i64,
                     records: records as i64,
                     processing_ms: of_records.ceil() as i64,
                     waited_ms: 0,
                 });
-                rate = estimate.map(|rate| rate as u64).or(rate);
+                rate = estimate.map(|rate| rate.max(least) as u64).or(rate);
             }
         }
         (came, done)
@@ -88,17 +105,25 @@ mod tests {
 
     #[test]
     fn batches_whose_fixed_part_is_longer_than_the_interval_keep_up() {
-        let (came, done) = in_and_done(6.0, 0.001, 2.0, false);
+        let (came, done) = in_and_done(6.0, 0.001, 2.0, 0.0, Known::Nothing);
         assert!(done < 0.6 * came, "what this is here for: {done} of {came}");
-        let (came, done) = in_and_done(6.0, 0.001, 2.0, true);
+        let (came, done) = in_and_done(6.0, 0.001, 2.0, 0.0, Known::Fixed);
+        assert!(came - done < 100.0, "{done} of {came}");
+    }
+
+    #[test]
+    fn batches_whose_time_wavers_more_than_their_records_take_keep_up() {
+        let (came, done) = in_and_done(5.0, 0.001, 1.0, 4.0, Known::Fixed);
+        assert!(done < 0.1 * came, "what the least rate is here for: {done} of {came}");
+        let (came, done) = in_and_done(5.0, 0.001, 1.0, 4.0, Known::FixedAndLeast);
         assert!(came - done < 100.0, "{done} of {came}");
     }
 
     #[test]
     fn batches_that_are_slow_by_their_records_are_held_back_to_about_the_interval() {
         // Twice as much comes in as can be done, so that all of the time goes into 2,000 batches.
-        let records_each = |knows_fixed| in_and_done(0.5, 0.1, 20.0, knows_fixed).1 / 2_000.0;
-        let (told, untold) = (records_each(true), records_each(false));
+        let records_each = |known| in_and_done(0.5, 0.1, 20.0, 0.0, known).1 / 2_000.0;
+        let (told, untold) = (records_each(Known::Fixed), records_each(Known::Nothing));
         assert!((45.0..55.0).contains(&told), "{told} in 5 ms");
         assert!(
             (35.0..45.0).contains(&untold),

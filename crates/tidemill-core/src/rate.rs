@@ -14,7 +14,7 @@ pub struct PidSettings {
     pub integral: f64,
     /// Weight of the difference's change. Default 0.
     pub derivative: f64,
-    /// The lowest rate, in records per second. Default 100.
+    /// The lowest rate that the estimator gives, in records per second. Default 100. See [`PidSettings::least_rate`].
     pub min_rate: f64,
 }
 
@@ -28,6 +28,16 @@ impl PidSettings {
             derivative: 0.0,
             min_rate: 100.0,
         }
+    }
+
+    /// The rate below which no batch is held: `min_rate` records per second, and per batch where batches come more often.
+    ///
+    /// How long a batch of a few records takes says nothing of its records. Held to a fraction of the lowest rate it would
+    /// take as long and do less, and look slower still.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds between batches")]
+    pub fn least_rate(&self) -> f64 {
+        let batches_per_second = 1_000.0 / self.interval_ms.max(1) as f64;
+        self.min_rate * batches_per_second.max(1.0)
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Pace {
 struct OfSource {
     estimator: PidEstimator,
     fixed: FixedCost,
+    /// No estimate below this is believed.
+    least: f64,
     /// Records per second, once there is an estimate.
     rate: Option<u64>,
 }
@@ -39,6 +41,7 @@ impl Pace {
             let of = OfSource {
                 estimator,
                 fixed: FixedCost::default(),
+                least: settings.least_rate(),
                 rate: None,
             };
             Ok((source.name.clone(), of))
@@ -87,7 +90,7 @@ impl Pace {
                     clippy::cast_sign_loss,
                     reason = "RATE-09: truncated"
                 )]
-                let rate = rate as u64;
+                let rate = rate.max(of.least) as u64;
                 of.rate = Some(rate);
             }
         }
