@@ -10,6 +10,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
 use tidemill_engine::sql::reference::ReferenceTable;
+use tidemill_engine::sql::same_for_all::same_for_all;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::store::LocalStore;
@@ -72,7 +73,7 @@ pub(crate) async fn driver(
         .iter()
         .map(|sink| (sink.name.clone(), sink.from.sql()))
         .collect();
-    let catalog = dead_letters::same_for_all(catalog, &named).await?;
+    let catalog = same_for_all(catalog, &named).await?;
     let of_dead_letters: Vec<SinkSettings> = settings.sources.iter().filter_map(dead_letter_sink).collect();
     let mut outputs = Vec::new();
     for (sink, dead_letters) in

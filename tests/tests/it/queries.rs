@@ -80,6 +80,19 @@ fn a_query_reads_another_query() {
 }
 
 #[test]
+fn names_of_sources_and_queries_keep_their_case() {
+    let topic = topic("case", 2, &numbered());
+    let target = files();
+    let text = head("case")
+        + &source("adEvents", &topic, NUMBERED, "")
+        + "[queries.firstFive]\nsql = \"SELECT n FROM adEvents WHERE n < 5\"\n"
+        + &sink("out", "SELECT count(*) AS c FROM firstFive", &target);
+    let pipeline = Pipeline::write(&text).unwrap();
+    pipeline.run_to_end(&[], LIMIT).unwrap();
+    assert_eq!(rows(&pipeline, &target), [json!({"c": 5})]);
+}
+
+#[test]
 fn a_union_shows_all_rows_of_both_sources() {
     let (_, rows) = over_two(
         "",

@@ -1,30 +1,18 @@
 //! The bad records of a source as a table of their own, `<source>.dead_letter` (X17).
 //!
 //! Which records are bad depends on the columns that are read. With dead letters these are the same for every output of a
-//! pipeline ([`same_for_all`]), so that in = out + skipped + dead letters holds for each of them.
+//! pipeline ([`same_for_all`](super::same_for_all::same_for_all)), so that in = out + skipped + dead letters holds for each of them.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BinaryViewBuilder, Int32Array, Int64Builder, ListBuilder, RecordBatch, StringArray,
-    StringBuilder, StructBuilder, TimestampMillisecondBuilder,
+    Array, ArrayRef, AsArray, BinaryBuilder, BinaryViewBuilder, Int32Array, Int64Builder, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, StructBuilder, TimestampMillisecondBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result as DfResult, TableReference};
-use datafusion::datasource::TableType;
-use datafusion::logical_expr::Expr;
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::prelude::SessionContext;
 use tidemill_core::position::TopicPartition;
 
-use super::read::ReadRangesExec;
-use super::table::{OnBadRecord, SourceTable, Take};
-use super::template::{Catalog, Template};
-use crate::error::Result;
 use crate::source::{RawRows, header_field};
 
 /// The name of the table, and of the sink that takes it.
@@ -48,43 +36,6 @@ pub fn query_for_text(source: &str) -> String {
            CASE WHEN value_text IS NULL THEN encode("value", 'base64') END AS value_base64, "headers" FROM "{}""#,
         table_name(source)
     )
-}
-
-/// The catalog with all sources' bad records made the same for all `outputs`, (name, SQL) each: what any of them reads of a
-/// source that has dead letters is read for every one.
-///
-/// # Errors
-/// As [`Template::plan`].
-pub async fn same_for_all(catalog: Catalog, outputs: &[(String, String)]) -> Result<Catalog> {
-    let has_dead_letters = |table: &Arc<SourceTable>| table.on_bad_record == OnBadRecord::DeadLetter;
-    if !catalog.tables.iter().any(has_dead_letters) {
-        return Ok(catalog);
-    }
-    let mut templates = Vec::with_capacity(outputs.len());
-    for (name, sql) in outputs {
-        templates.push(Template::plan(&catalog, name, sql).await?);
-    }
-    let of_all = |table: &SourceTable| {
-        let mut checked: Vec<usize> = templates
-            .iter()
-            .flat_map(|template| template.columns_of(&table.name))
-            .collect();
-        checked.sort_unstable();
-        checked.dedup();
-        checked
-    };
-    let tables = catalog
-        .tables
-        .iter()
-        .map(|table| match has_dead_letters(table) {
-            false => Arc::clone(table),
-            true => Arc::new(SourceTable {
-                checked: of_all(table),
-                ..SourceTable::clone(table)
-            }),
-        })
-        .collect();
-    Ok(Catalog { tables, ..catalog })
 }
 
 /// Columns of the table.
@@ -121,7 +72,7 @@ pub(super) fn rows(
     source: &str,
     partition: &TopicPartition,
     letters: &[DeadLetter],
-) -> std::result::Result<RecordBatch, ArrowError> {
+) -> Result<RecordBatch, ArrowError> {
     let mut offsets = Int64Builder::new();
     let mut times = TimestampMillisecondBuilder::new();
     let mut keys = Part::default();
@@ -196,7 +147,7 @@ fn headers_builder() -> ListBuilder<StructBuilder> {
     ListBuilder::new(StructBuilder::new(fields, builders)).with_field(field)
 }
 
-fn copy_headers(into: &mut ListBuilder<StructBuilder>, record: &RawRows) -> std::result::Result<(), ArrowError> {
+fn copy_headers(into: &mut ListBuilder<StructBuilder>, record: &RawRows) -> Result<(), ArrowError> {
     let Some(headers) = &record.headers else { return Ok(()) };
     let headers = headers.value(0);
     let headers = headers.as_struct();
@@ -210,11 +161,7 @@ fn copy_headers(into: &mut ListBuilder<StructBuilder>, record: &RawRows) -> std:
     Ok(())
 }
 
-fn push_header(
-    into: &mut ListBuilder<StructBuilder>,
-    name: &str,
-    value: Option<&[u8]>,
-) -> std::result::Result<(), ArrowError> {
+fn push_header(into: &mut ListBuilder<StructBuilder>, name: &str, value: Option<&[u8]>) -> Result<(), ArrowError> {
     let header = into.values();
     let other = || ArrowError::SchemaError("headers are pairs of text and bytes".to_owned());
     header
@@ -227,53 +174,4 @@ fn push_header(
         .append_option(value);
     header.append(true);
     Ok(())
-}
-
-/// Makes the dead letters of `table` known to a session.
-pub(super) fn register(session: &SessionContext, table: &Arc<SourceTable>) -> DfResult<()> {
-    let name = TableReference::bare(table_name(&table.name));
-    let _before = session.deregister_table(name.clone())?;
-    session.register_table(
-        name,
-        Arc::new(DeadLetters {
-            table: Arc::clone(table),
-        }),
-    )?;
-    Ok(())
-}
-
-#[derive(Debug)]
-struct DeadLetters {
-    table: Arc<SourceTable>,
-}
-
-#[async_trait]
-impl TableProvider for DeadLetters {
-    fn schema(&self) -> SchemaRef {
-        schema()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..schema().fields().len()).collect();
-        let wanted = projection.unwrap_or(&all).clone();
-        let projected = Arc::new(schema().project(&wanted)?);
-        let slices = state.config().target_partitions().max(2);
-        let table = Arc::clone(&self.table);
-        Ok(Arc::new(ReadRangesExec::template(
-            table,
-            Take::DeadLetters(wanted),
-            projected,
-            slices,
-        )?))
-    }
 }

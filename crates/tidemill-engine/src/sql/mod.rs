@@ -3,8 +3,10 @@
 pub mod dead_letters;
 pub mod functions;
 mod octet_length;
+mod provider;
 pub mod read;
 pub mod reference;
+pub mod same_for_all;
 pub mod scan_run;
 mod slice_read;
 pub mod table;

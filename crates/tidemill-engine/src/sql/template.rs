@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
@@ -17,10 +19,11 @@ use tidemill_core::plan::{BatchPlan, RangePlan};
 use super::dead_letters;
 use super::functions::{BatchCell, functions};
 use super::octet_length::octet_length;
+use super::provider::{DeadLetters, QueriedTable};
 use super::read::ReadRangesExec;
 use super::reference::ReferenceTable;
 use super::scan_run::ScanRun;
-use super::table::{MetadataColumn, OnBadRecord, QueriedTable, SourceTable};
+use super::table::{MetadataColumn, OnBadRecord, SourceTable};
 use crate::error::{Error, Kind, Result};
 
 /// Operators that keep the rows of a slice together and in order.
@@ -87,10 +90,9 @@ impl Template {
         let cell = Arc::new(BatchCell::default());
         let session = session(catalog, &cell)?;
         for query in &catalog.queries {
-            let frame = frame(&session, catalog, &format!("queries.{}", query.name), &query.sql).await?;
-            session
-                .register_table(&query.name, frame.into_view())
-                .map_err(|error| refused(&format!("queries.{}", query.name), error))?;
+            let what = format!("queries.{}", query.name);
+            let frame = frame(&session, catalog, &what, &query.sql).await?;
+            register(&session, &what, &query.name, frame.into_view())?;
         }
         let what = format!("sinks.{output}");
         let frame = frame(&session, catalog, &what, sql).await?;
@@ -235,16 +237,14 @@ async fn frame(
         .collect();
     for table in &catalog.tables {
         if table.on_bad_record == OnBadRecord::DeadLetter {
-            dead_letters::register(session, table).map_err(|error| refused(what, error))?;
+            let name = dead_letters::table_name(&table.name);
+            let letters = DeadLetters {
+                table: Arc::clone(table),
+            };
+            register(session, what, &name, Arc::new(letters))?;
         }
         let queried = QueriedTable::new(Arc::clone(table), metadata.clone());
-        // A query may name a source that is registered from the query before: the metadata columns may differ.
-        let _before = session
-            .deregister_table(&table.name)
-            .map_err(|error| refused(what, error))?;
-        session
-            .register_table(&table.name, Arc::new(queried))
-            .map_err(|error| refused(what, error))?;
+        register(session, what, &table.name, Arc::new(queried))?;
     }
     let options = SQLOptions::new()
         .with_allow_ddl(false)
@@ -254,6 +254,16 @@ async fn frame(
         .sql_with_options(sql, options)
         .await
         .map_err(|error| refused(what, error))
+}
+
+/// Makes a table known by this name, its case and dots included. A query before may have registered it with other metadata columns.
+fn register(session: &SessionContext, what: &str, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
+    let known = |name: TableReference| {
+        let _before = session.deregister_table(name.clone())?;
+        session.register_table(name, table)
+    };
+    let _before = known(TableReference::bare(name)).map_err(|error| refused(what, error))?;
+    Ok(())
 }
 
 fn refused(what: &str, error: datafusion::error::DataFusionError) -> Error {
