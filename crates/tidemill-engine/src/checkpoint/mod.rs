@@ -3,107 +3,28 @@
 //! Limits: a plan and a commit record hold tens of kilobytes at most; beyond [`ENTRIES_KEPT`] settled batches they are
 //! folded into a snapshot and removed (X5).
 
+mod bodies;
 pub mod record;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tidemill_core::loss::Loss;
 use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
 use tidemill_core::recover::LoggedPlan;
 
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::store::{Put, Store, numbered, numbers};
+use bodies::Snapshot;
 use record::Record;
+
+pub use bodies::{AppRecord, CommitRecord, EpochRecord, LossRecord, SinkCommit};
 
 /// Settled batches whose plan and commit record are kept; folded when there are twice as many.
 pub const ENTRIES_KEPT: u64 = 500;
-
-/// `app.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppRecord {
-    /// The application's name.
-    pub app: String,
-    /// Drawn once.
-    pub app_uuid: String,
-    /// When, in milliseconds since 1970 UTC.
-    pub created_ms: i64,
-}
-
-/// `epochs/<epoch>.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// The number.
-    pub epoch: Epoch,
-    /// The incarnation that took it.
-    pub incarnation: String,
-    /// When, in milliseconds since 1970 UTC.
-    pub claimed_ms: i64,
-}
-
-/// What one sink committed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SinkCommit {
-    /// Rows made visible.
-    pub rows: u64,
-    /// Files made visible.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub files: Vec<String>,
-    /// Records read for this sink.
-    pub records_in: u64,
-    /// Bad records left out.
-    pub skipped: u64,
-    /// Bad records left to the source's dead letters.
-    #[serde(default)]
-    pub dead_lettered: u64,
-    /// Bytes of keys and values read.
-    pub bytes: u64,
-    /// True where a recovery found the batch in the sink's ledger already.
-    #[serde(default)]
-    pub found: bool,
-    /// Milliseconds from the job's begin to its end.
-    #[serde(default)]
-    pub millis: u64,
-}
-
-/// `commits/<batch>.json`: written after the sinks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CommitRecord {
-    /// The batch.
-    pub batch_id: BatchId,
-    /// The driver that wrote it.
-    pub epoch: Epoch,
-    /// Per sink.
-    pub sinks: BTreeMap<String, SinkCommit>,
-    /// Moving averages of bytes per record, per source.
-    #[serde(default)]
-    pub record_bytes: BTreeMap<String, u64>,
-    /// When, in milliseconds since 1970 UTC.
-    pub committed_ms: i64,
-}
-
-/// `losses/<batch>-<n>.json`: written before what is left of the batch is read (X13). Kept for ever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LossRecord {
-    /// The batch whose ranges they were planned in.
-    pub batch_id: BatchId,
-    /// The driver that wrote it.
-    pub epoch: Epoch,
-    /// What was gone.
-    pub losses: Vec<Loss>,
-    /// When, in milliseconds since 1970 UTC.
-    pub noticed_ms: i64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Snapshot {
-    plan: BatchPlan,
-    plan_hash: String,
-    commit: CommitRecord,
-}
 
 /// What the checkpoint holds, read without touching anything.
 #[derive(Debug, Clone, Default)]
@@ -478,136 +399,4 @@ impl Checkpoint {
 
 fn loss_path(batch: BatchId, number: usize) -> String {
     format!("losses/{batch:020}-{number}.json")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::LocalStore;
-
-    fn checkpoint(folder: &tempfile::TempDir) -> Checkpoint {
-        Checkpoint::new(Arc::new(LocalStore::new(folder.path())))
-    }
-
-    #[tokio::test]
-    async fn x04_a_newer_epoch_fences_the_older() {
-        let folder = tempfile::tempdir().expect("temp dir");
-        let checkpoint = checkpoint(&folder);
-        let first = checkpoint.claim_epoch(0, "a", 0).await.expect("claims");
-        checkpoint.look_for_newer(first).await.expect("holds the newest");
-        let second = checkpoint.claim_epoch(0, "b", 0).await.expect("claims");
-        assert!(second > first);
-        assert_eq!(
-            checkpoint.look_for_newer(first).await.expect_err("fenced").kind(),
-            Kind::Fenced
-        );
-        checkpoint.look_for_newer(second).await.expect("holds the newest");
-    }
-
-    #[tokio::test]
-    async fn what_version_1_wrote_is_read() {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/checkpoint");
-        let contents = Checkpoint::new(Arc::new(LocalStore::new(fixtures)))
-            .read()
-            .await
-            .expect("reads");
-        let (app, plan) = (contents.app.expect("app"), contents.last_plan.expect("plan"));
-        let commit = contents.last_commit.expect("commit");
-        assert_eq!((app.app.as_str(), contents.epoch, plan.plan.batch_id), ("t1", 2, 2));
-        assert_eq!(
-            plan.plan.after().iter().map(|position| position.offset).sum::<i64>(),
-            1_000_000
-        );
-        assert_eq!((commit.batch_id, commit.sinks["out"].records_in), (2, 737_856));
-    }
-
-    #[tokio::test]
-    async fn what_version_1_folded_and_lost_is_read() {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/folded/checkpoint");
-        let checkpoint = Checkpoint::new(Arc::new(LocalStore::new(fixtures)));
-        let contents = checkpoint.read().await.expect("reads");
-        let (plan, commit) = (contents.last_plan.expect("plan"), contents.last_commit.expect("commit"));
-        assert_eq!((plan.plan.batch_id, commit.batch_id), (501, 501));
-        let lost = checkpoint.all_losses().await.expect("reads");
-        let spans: Vec<_> = lost[0].losses.iter().map(|loss| (loss.from, loss.until)).collect();
-        assert_eq!((lost.len(), lost[0].batch_id, spans), (1, 501, vec![(500, 505)]));
-        // Without what came after it the snapshot stands alone.
-        let folder = tempfile::tempdir().expect("temp dir");
-        for name in [
-            "app.json",
-            "epochs/00000000000000000002.json",
-            "snapshots/00000000000000000500.json",
-        ] {
-            let copy = folder.path().join(name);
-            std::fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
-            std::fs::copy(std::path::Path::new(fixtures).join(name), copy).expect("a copy");
-        }
-        let contents = Checkpoint::new(Arc::new(LocalStore::new(folder.path()))).read().await;
-        assert_eq!(contents.expect("reads").last_plan.expect("plan").plan.batch_id, 500);
-    }
-
-    fn plan(epoch: Epoch) -> BatchPlan {
-        BatchPlan {
-            app: "app".to_owned(),
-            app_uuid: "uuid".to_owned(),
-            epoch,
-            incarnation: format!("incarnation-{epoch}"),
-            batch_id: 1,
-            batch_time_ms: 0,
-            seed: epoch,
-            reduce_slices: 2,
-            before: tidemill_core::Positions::default(),
-            ranges: Vec::new(),
-            sinks: Vec::new(),
-            tables: Vec::new(),
-            limits: tidemill_core::plan::LimitsInForce::default(),
-            pipeline_hash: "queries".to_owned(),
-            query_hashes: BTreeMap::new(),
-            turn: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn x01_a_plan_of_an_older_driver_is_adopted_and_of_a_newer_one_fences() {
-        let folder = tempfile::tempdir().expect("temp dir");
-        let checkpoint = checkpoint(&folder);
-        let second = checkpoint.log_plan(plan(2)).await.expect("logs");
-        assert_eq!(second.plan, plan(2));
-        assert_eq!(
-            checkpoint.log_plan(plan(1)).await.expect_err("fenced").kind(),
-            Kind::Fenced
-        );
-        assert_eq!(checkpoint.log_plan(plan(3)).await.expect("adopts"), second);
-    }
-
-    #[tokio::test]
-    async fn x01_a_plan_is_logged_again_after_an_unknown_outcome() {
-        let folder = tempfile::tempdir().expect("temp dir");
-        let checkpoint = checkpoint(&folder);
-        let first = checkpoint.log_plan(plan(2)).await.expect("logs");
-        assert_eq!(checkpoint.log_plan(plan(2)).await.expect("finds its own"), first);
-        let other = BatchPlan {
-            incarnation: "another".to_owned(),
-            ..plan(2)
-        };
-        assert_eq!(
-            checkpoint.log_plan(other).await.expect_err("fenced").kind(),
-            Kind::Fenced
-        );
-    }
-
-    #[tokio::test]
-    async fn a_checkpoint_without_its_owner_is_not_taken_for_a_fresh_start() {
-        let folder = tempfile::tempdir().expect("temp dir");
-        let checkpoint = checkpoint(&folder);
-        let commit = CommitRecord {
-            batch_id: 3,
-            epoch: 1,
-            sinks: BTreeMap::new(),
-            record_bytes: BTreeMap::new(),
-            committed_ms: 0,
-        };
-        checkpoint.log_commit(&commit).await.expect("logs");
-        assert_eq!(checkpoint.read().await.expect_err("refused").kind(), Kind::Config);
-    }
 }

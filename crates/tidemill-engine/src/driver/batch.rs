@@ -18,8 +18,9 @@ use tidemill_core::recover::LoggedPlan;
 use tokio::task::JoinSet;
 
 use super::patience::Patience;
+use super::records::log_losses;
 use super::recovery::{ledger_record, take};
-use super::{Driver, Output, log_losses, ranges};
+use super::{Driver, Output, ranges};
 use crate::checkpoint::{Checkpoint, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;

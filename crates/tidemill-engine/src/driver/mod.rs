@@ -5,6 +5,7 @@ mod check;
 mod held_back;
 mod lag;
 mod pace;
+mod parts;
 mod patience;
 mod publisher;
 mod ranges;
@@ -13,6 +14,7 @@ mod records;
 mod recovery;
 mod replay;
 mod rewind;
+mod settle;
 mod ticks;
 mod turns;
 
@@ -20,116 +22,37 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tidemill_core::loss::{Loss, OnOutOfRange};
+use tidemill_core::loss::Loss;
 use tidemill_core::next_batch;
-use tidemill_core::plan::{BatchId, BatchPlan, TableIdentity};
+use tidemill_core::plan::BatchPlan;
 use tidemill_core::position::Positions;
-use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::recover::LoggedPlan;
-use tidemill_core::start::{OnNewPartition, PartitionBounds, StartPolicy};
-use tidemill_core::ways_out::WaysOut;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::checkpoint::{Checkpoint, CommitRecord, ENTRIES_KEPT, LossRecord};
+use crate::checkpoint::{Checkpoint, CommitRecord, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::sink::{Claim, Sink};
-use crate::source::{PartitionEnds, Source};
-use crate::sql::template::Template;
+use crate::sink::Claim;
 use crate::time::Clock;
 use held_back::HeldBack;
 use lag::LagClock;
 use pace::Pace;
+use parts::into_commit_order;
 use publisher::Publisher;
 use ranges::{Ends, NextRanges};
+use records::log_losses;
+use settle::Unlogged;
 use ticks::Ticks;
 
 pub use check::{Checked, all_of};
+pub use parts::{DriverSettings, DriverSource, Output, Successor};
 pub use recovery::Standing;
 pub use replay::Replayed;
 pub use rewind::{Rewind, SinkAgain};
 
 /// How often an idle instance looks whether another one took over.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
-
-/// What the driver needs to know of one source beside reading it.
-#[derive(Debug)]
-pub struct DriverSource {
-    /// The source's name in the pipeline.
-    pub name: String,
-    /// Where its records are.
-    pub source: Arc<dyn Source>,
-    /// Where it begins on the first start.
-    pub start: StartPolicy,
-    /// Where it begins in partitions that it meets later.
-    pub on_new_partition: OnNewPartition,
-    /// What happens where offsets are gone before they were read.
-    pub on_out_of_range: OnOutOfRange,
-    /// What each of its partitions gives at most, and at least.
-    pub bound: PartitionBound,
-    /// Records per second of all partitions while back-pressure has no estimate yet, `None` = no bound.
-    pub initial_rate: Option<u64>,
-    /// Bytes of one batch.
-    pub batch_bytes_max: u64,
-}
-
-/// One output: a query and where its rows go.
-#[derive(Debug)]
-pub struct Output {
-    /// The sink's name in the pipeline.
-    pub name: String,
-    /// The query.
-    pub template: Template,
-    /// The sink.
-    pub sink: Box<dyn Sink>,
-    /// True where its rows are the dead letters of a source (X17).
-    pub dead_letters: bool,
-    /// Hash of what it is given, without its name: tells a changed query.
-    pub query_hash: String,
-    /// The same sink under the name that the file has now, where `name` is the one before a rename.
-    pub successor: Option<Successor>,
-}
-
-/// A sink that was renamed: the recovery runs under the old name, everything after it under this one (X9).
-#[derive(Debug)]
-pub struct Successor {
-    /// The new name.
-    pub name: String,
-    /// The sink of that name.
-    pub sink: Box<dyn Sink>,
-}
-
-/// Dead letters first, then by name (X15).
-fn into_commit_order(outputs: &mut [Output]) {
-    outputs.sort_by(|a, b| (!a.dead_letters, &a.name).cmp(&(!b.dead_letters, &b.name)));
-}
-
-/// Settings of the loop.
-#[derive(Debug, Clone)]
-pub struct DriverSettings {
-    /// The application's name.
-    pub app: String,
-    /// Time between batches.
-    pub interval: Duration,
-    /// How long a drain may take before the process gives the batch up; it is then run again at the next start.
-    pub drain_timeout: Duration,
-    /// Parameters of back-pressure, `None` = off. It is off too where the loop runs until it is caught up: without ticks
-    /// there is nothing to keep up with.
-    pub backpressure: Option<PidSettings>,
-    /// Slices after a shuffle.
-    pub reduce_slices: usize,
-    /// Hash of what the pipeline computes.
-    pub pipeline_hash: String,
-    /// Reference tables as they were read.
-    pub tables: Vec<TableIdentity>,
-    /// Every tick is a batch, with or without data.
-    pub every_tick: bool,
-    /// Take the end offsets at start, process to them without waiting for ticks, and end.
-    pub until_caught_up: bool,
-    /// What a person ordered for this start.
-    pub ways_out: WaysOut,
-}
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -144,16 +67,6 @@ pub struct Summary {
     pub skipped: u64,
     /// Bad records given to the dead letters.
     pub dead_lettered: u64,
-}
-
-/// What a batch read and wrote, over all its sinks. The sinks of dead letters read the same records once more and are
-/// counted only by what they hold.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
-    records_in: u64,
-    rows: u64,
-    skipped: u64,
-    dead_lettered: u64,
 }
 
 /// How far a run has come, for a progress bar.
@@ -200,16 +113,6 @@ struct Running {
     /// The last batch, while its commit record is not written.
     unlogged: Option<Unlogged>,
     summary: Summary,
-}
-
-/// A batch that all its sinks hold. The next plan may be logged beside its commit record: that a later plan is there says
-/// as much as the record does.
-#[derive(Debug)]
-struct Unlogged {
-    logged: LoggedPlan,
-    commit: CommitRecord,
-    planned: Duration,
-    worked: Duration,
 }
 
 impl Driver {
@@ -430,9 +333,9 @@ impl Driver {
                 self.run_output(at, &running.claim, &logged, &mut losses, &mut running.record_bytes)
                     .await?
             } else {
-                crate::checkpoint::SinkCommit {
+                SinkCommit {
                     found: true,
-                    ..crate::checkpoint::SinkCommit::default()
+                    ..SinkCommit::default()
                 }
             };
             commit.sinks.insert(name, done);
@@ -463,41 +366,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes the commit record of the last batch, where that is still to be done.
-    async fn settle(&mut self, running: &mut Running) -> Result<()> {
-        let Some(last) = running.unlogged.take() else {
-            return Ok(());
-        };
-        let begun = self.clock.elapsed();
-        self.log_commit(&last.commit).await?;
-        let took = self.clock.elapsed() - begun;
-        self.settled(running, last, took).await
-    }
-
-    /// What follows the commit record of a batch, which took `took` where nothing else was done beside it.
-    async fn settled(&mut self, running: &mut Running, last: Unlogged, took: Duration) -> Result<()> {
-        let batch = last.logged.plan.batch_id;
-        if batch == 0 {
-            return Ok(());
-        }
-        if batch.is_multiple_of(ENTRIES_KEPT) {
-            self.fold(&last.logged, &last.commit).await?;
-            self.tidy(batch).await;
-        }
-        let stages = [last.planned, last.worked, took];
-        self.log_batch(running, &last.logged.plan, &last.commit, stages);
-        Ok(())
-    }
-
-    /// What is left behind only takes room: a failure is a warning.
-    async fn tidy(&mut self, settled: BatchId) {
-        for output in &mut self.outputs {
-            if let Err(error) = output.sink.tidy(settled).await {
-                tracing::warn!(sink = output.name, error = error.chain(), "old files were not removed");
-            }
-        }
-    }
-
     /// X19: what the sinks that have a time limit take in a safe part of it, by this batch; `None` where it tells nothing.
     fn bytes_within_limits(&self, commit: &CommitRecord) -> Option<u64> {
         self.outputs
@@ -508,85 +376,5 @@ impl Driver {
                 Some(next_batch::bytes_within(limit, took.bytes, took.millis))
             })
             .min()
-    }
-
-    fn counts(&self, commit: &CommitRecord) -> Counts {
-        let mut counts = Counts::default();
-        for output in &self.outputs {
-            let Some(sink) = commit.sinks.get(&output.name) else {
-                continue;
-            };
-            if output.dead_letters {
-                counts.dead_lettered += sink.rows;
-            } else {
-                counts.records_in += sink.records_in;
-                counts.rows += sink.rows;
-                counts.skipped += sink.skipped;
-            }
-        }
-        counts
-    }
-
-    fn log_batch(&self, running: &mut Running, plan: &BatchPlan, commit: &CommitRecord, stages: [Duration; 3]) {
-        let counts = self.counts(commit);
-        let lag = running.lag.lag(self.clock.now_ms(), &running.positions);
-        let [planned, worked, settled] = stages.map(|stage| stage.as_secs_f64() * 1_000.0);
-        tracing::info!(
-            batch = plan.batch_id,
-            records = counts.records_in,
-            rows = counts.rows,
-            skipped = counts.skipped,
-            dead_lettered = counts.dead_lettered,
-            ranges = plan.ranges.len(),
-            lag_records = lag.records,
-            lag_seconds = lag.seconds,
-            limit = plan.limits.reason,
-            limit_partition_records = plan.limits.partition_records_max,
-            limit_batch_bytes = plan.limits.batch_bytes_max,
-            plan_ms = planned,
-            run_ms = worked,
-            settle_ms = settled,
-            "batch"
-        );
-    }
-}
-
-/// Logs ranges as lost, before what is left of the batch is read (X13).
-async fn log_losses(
-    checkpoint: &Checkpoint,
-    clock: &dyn Clock,
-    claim: &Claim,
-    logged: &LoggedPlan,
-    losses: &[Loss],
-) -> Result<()> {
-    let record = LossRecord {
-        batch_id: logged.plan.batch_id,
-        epoch: claim.epoch,
-        losses: losses.to_vec(),
-        noticed_ms: clock.now_ms(),
-    };
-    checkpoint.look_for_newer(claim.epoch).await?;
-    checkpoint.log_losses(&record).await?;
-    for loss in losses {
-        tracing::warn!(
-            batch = record.batch_id,
-            source = loss.source,
-            partition = %loss.partition,
-            from = loss.from,
-            until = loss.until,
-            "LOST: retention removed these offsets before they were read; the loss is recorded"
-        );
-    }
-    Ok(())
-}
-
-fn partition_bounds(end: PartitionEnds) -> PartitionBounds {
-    PartitionBounds {
-        partition: end.partition,
-        topic_id: end.topic_id,
-        leader_epoch: end.leader_epoch,
-        earliest: end.earliest,
-        end: end.end,
-        answer: None,
     }
 }

@@ -7,7 +7,7 @@ use tidemill_core::next_batch::{self, PartitionEnd, SourceLimits, Stop};
 use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
 use tidemill_core::position::{PartitionPosition, Positions};
 use tidemill_core::split::split;
-use tidemill_core::start::OnNewPartition;
+use tidemill_core::start::{OnNewPartition, PartitionBounds};
 
 use super::{Driver, DriverSource, Running};
 use crate::error::{Error, Kind, Result};
@@ -200,5 +200,17 @@ fn partition_end(end: &PartitionEnds) -> PartitionEnd {
         leader_epoch: end.leader_epoch,
         earliest: (end.earliest >= 0).then_some(end.earliest),
         end: end.end,
+    }
+}
+
+/// A partition's ends as the decisions take them.
+pub(super) fn partition_bounds(end: PartitionEnds) -> PartitionBounds {
+    PartitionBounds {
+        partition: end.partition,
+        topic_id: end.topic_id,
+        leader_epoch: end.leader_epoch,
+        earliest: end.earliest,
+        end: end.end,
+        answer: None,
     }
 }

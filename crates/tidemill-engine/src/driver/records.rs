@@ -3,13 +3,16 @@
 //! A full disk passes by itself: the driver takes in nothing more, says why, and tries again. What a failed attempt left
 //! behind is settled by the next one, which finds the name taken and reads what stands there (X1).
 
+use tidemill_core::loss::Loss;
 use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
 use tidemill_core::recover::LoggedPlan;
 
 use super::Driver;
 use super::patience::Patience;
-use crate::checkpoint::CommitRecord;
+use crate::checkpoint::{Checkpoint, CommitRecord, LossRecord};
 use crate::error::{Error, Result};
+use crate::sink::Claim;
+use crate::time::Clock;
 
 impl Driver {
     pub(super) async fn log_plan(&self, plan: BatchPlan) -> Result<LoggedPlan> {
@@ -73,4 +76,33 @@ impl Driver {
         let text = format!("batch {batch}: its {what} could not be written to the checkpoint within drain_timeout");
         Err(Error::with_source(error.kind(), text, error))
     }
+}
+
+/// Logs ranges as lost, before what is left of the batch is read (X13).
+pub(super) async fn log_losses(
+    checkpoint: &Checkpoint,
+    clock: &dyn Clock,
+    claim: &Claim,
+    logged: &LoggedPlan,
+    losses: &[Loss],
+) -> Result<()> {
+    let record = LossRecord {
+        batch_id: logged.plan.batch_id,
+        epoch: claim.epoch,
+        losses: losses.to_vec(),
+        noticed_ms: clock.now_ms(),
+    };
+    checkpoint.look_for_newer(claim.epoch).await?;
+    checkpoint.log_losses(&record).await?;
+    for loss in losses {
+        tracing::warn!(
+            batch = record.batch_id,
+            source = loss.source,
+            partition = %loss.partition,
+            from = loss.from,
+            until = loss.until,
+            "LOST: retention removed these offsets before they were read; the loss is recorded"
+        );
+    }
+    Ok(())
 }

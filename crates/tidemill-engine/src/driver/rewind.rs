@@ -7,9 +7,10 @@ use tidemill_core::position::Positions;
 use tidemill_core::recover::{self, LoggedPlan, Recovery};
 use tidemill_core::rewind;
 
+use super::Driver;
+use super::ranges::partition_bounds;
 use super::recovery::{Standing, refusal};
 use super::turns::TURN_VERSION;
-use super::{Driver, partition_bounds};
 use crate::error::{Error, Kind, Result};
 use crate::sink::Again;
 

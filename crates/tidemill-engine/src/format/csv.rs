@@ -14,11 +14,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryViewArray};
+use arrow::array::{ArrayRef, BinaryViewArray};
 use arrow::datatypes::SchemaRef;
 
-use super::bad::Bad;
 use super::columns::sql_name;
+use super::each_record::{ReadRecord, decode_each};
 use super::excerpt::excerpt;
 use super::json::column::Column;
 use super::json::fault::Why;
@@ -108,17 +108,12 @@ struct CsvDecoder {
 /// Why a record is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    NoValue,
     /// So many fields.
     Fields(usize),
     /// What was found at this byte.
     Found(&'static str, usize),
     /// A wanted field, and where it begins.
-    Column {
-        field: usize,
-        why: Why,
-        at: usize,
-    },
+    Column { field: usize, why: Why, at: usize },
 }
 
 /// A field of a record.
@@ -136,44 +131,19 @@ struct Cell {
 
 impl Decoder for CsvDecoder {
     fn decode(&mut self, rows: &RawRows) -> Decoded {
-        let count = rows.offsets.len();
-        let mut bad = Bad::default();
-        self.columns.iter_mut().for_each(|column| column.reserve(count));
-        let Some(values) = &rows.values else {
-            for row in 0..count {
-                self.columns.iter_mut().for_each(Column::push_filler);
-                bad.add(row, || "its value was not fetched".to_owned());
-            }
-            return Decoded {
-                columns: self.finish(&BinaryViewArray::new_null(0)),
-                bad: bad.finish(count),
-            };
-        };
-        let blocks = values.data_buffers();
-        self.side.block = u32::try_from(blocks.len()).expect("views number their buffers in 32 bits");
-        for (row, view) in values.views().iter().enumerate() {
-            let inline = view.to_le_bytes();
-            let record = Record::of(*view, &inline, blocks);
-            let read = if values.is_null(row) {
-                Err(Fault::NoValue)
-            } else {
-                self.read(record)
-            };
-            if let Err(fault) = read {
-                self.drop_row(row);
-                bad.add(row, || self.describe(fault, record.bytes));
-            }
-        }
-        Decoded {
-            columns: self.finish(values),
-            bad: bad.finish(count),
-        }
+        decode_each(self, rows)
     }
 }
 
-impl CsvDecoder {
-    /// Reads one record into every column; on an error some columns may have got the row already.
-    fn read(&mut self, record: Record<'_>) -> Result<(), Fault> {
+impl ReadRecord for CsvDecoder {
+    type Fault = Fault;
+
+    fn begin(&mut self, rows: usize, side_block: u32) {
+        self.side.block = side_block;
+        self.columns.iter_mut().for_each(|column| column.reserve(rows));
+    }
+
+    fn read(&mut self, record: Record<'_>, _row: usize) -> Result<(), Fault> {
         let bytes = without_line_end(record.bytes);
         let mut at = if self.header { line_end(bytes)? } else { 0 };
         let mut field = 0;
@@ -197,6 +167,45 @@ impl CsvDecoder {
         }
     }
 
+    #[cold]
+    fn fill(&mut self, row: usize) {
+        self.columns
+            .iter_mut()
+            .filter(|column| column.rows() == row)
+            .for_each(Column::push_filler);
+    }
+
+    fn describe(&self, fault: Fault, record: &[u8]) -> String {
+        let (what, at) = match fault {
+            Fault::Fields(found) => {
+                let wanted = self.fields.len();
+                return format!("{found} fields, wanted {wanted}, in {}", excerpt(record, 0));
+            }
+            Fault::Found(what, at) => (format!("found {what}"), at),
+            Fault::Column { field, why, at } => {
+                let field = self.schema.field(field);
+                let what = match why {
+                    Why::Missing => "found nothing where it is NOT NULL",
+                    Why::Range => "found a value that it can't hold",
+                    Why::Utf8 => "found text that is not UTF-8",
+                    Why::TooLong => "found more text with quotes inside than fits into one step",
+                    _ => "found something else",
+                };
+                let data_type = sql_name(field.data_type());
+                (format!("column {} {data_type}: {what}", field.name()), at)
+            }
+        };
+        format!("{what} at byte {at} of {}", excerpt(record, at))
+    }
+
+    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
+        let blocks = self.side.blocks(values);
+        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(|column| column.finish(&blocks)).collect();
+        self.outputs.iter().map(|at| Arc::clone(&columns[*at])).collect()
+    }
+}
+
+impl CsvDecoder {
     fn read_cell(&mut self, column: usize, record: Record<'_>, cell: Cell) -> Result<(), Why> {
         let column = &mut self.columns[column];
         let Cell { from, to, .. } = cell;
@@ -268,46 +277,6 @@ impl CsvDecoder {
             doubled,
             end: to + 1,
         })
-    }
-
-    /// Gives a bad record's row to the columns that have not got it.
-    #[cold]
-    fn drop_row(&mut self, row: usize) {
-        let columns = self.columns.iter_mut();
-        columns
-            .filter(|column| column.rows() == row)
-            .for_each(Column::push_filler);
-    }
-
-    fn describe(&self, fault: Fault, record: &[u8]) -> String {
-        let (what, at) = match fault {
-            Fault::NoValue => return "no value".to_owned(),
-            Fault::Fields(found) => {
-                let wanted = self.fields.len();
-                return format!("{found} fields, wanted {wanted}, in {}", excerpt(record, 0));
-            }
-            Fault::Found(what, at) => (format!("found {what}"), at),
-            Fault::Column { field, why, at } => {
-                let field = self.schema.field(field);
-                let what = match why {
-                    Why::Missing => "found nothing where it is NOT NULL",
-                    Why::Range => "found a value that it can't hold",
-                    Why::Utf8 => "found text that is not UTF-8",
-                    Why::TooLong => "found more text with quotes inside than fits into one step",
-                    _ => "found something else",
-                };
-                let data_type = sql_name(field.data_type());
-                (format!("column {} {data_type}: {what}", field.name()), at)
-            }
-        };
-        format!("{what} at byte {at} of {}", excerpt(record, at))
-    }
-
-    /// Takes the rows read so far.
-    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
-        let blocks = self.side.blocks(values);
-        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(|column| column.finish(&blocks)).collect();
-        self.outputs.iter().map(|at| Arc::clone(&columns[*at])).collect()
     }
 }
 

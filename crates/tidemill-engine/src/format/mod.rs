@@ -10,6 +10,7 @@ mod avro;
 mod bad;
 pub mod columns;
 mod csv;
+mod each_record;
 mod excerpt;
 mod json;
 mod moment;

@@ -6,8 +6,6 @@ use crate::format::excerpt::hex_excerpt;
 /// Why a record is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// A tombstone: the record has no value.
-    NoValue,
     /// A field of the record, and where its value begins.
     Field { field: usize, why: Why, at: usize },
     /// Bytes after the last field.
@@ -51,7 +49,6 @@ impl Fault {
     /// The reason in words.
     pub(super) fn describe(self, schema: &Schema, record: &[u8]) -> String {
         let (what, at) = match self {
-            Self::NoValue => return "no value".to_owned(),
             Self::Field { field, why, at } => {
                 let field = &schema.fields()[field];
                 let kind = schema.get(field.of).shape.name();

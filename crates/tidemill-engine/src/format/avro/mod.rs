@@ -13,15 +13,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryViewArray};
+use arrow::array::{ArrayRef, BinaryViewArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use self::column::Column;
 use self::fault::{Fault, Why};
 use self::schema::{Schema, TypeId};
 use self::wire::Cursor;
-use super::bad::Bad;
 use super::columns::METADATA_COLUMNS;
+use super::each_record::{ReadRecord, decode_each};
 use super::record::{Record, Side};
 use super::{Decoded, Decoder, Format, distinct};
 use crate::error::{Error, Kind, Result};
@@ -158,48 +158,20 @@ struct AvroDecoder {
 
 impl Decoder for AvroDecoder {
     fn decode(&mut self, rows: &RawRows) -> Decoded {
-        let count = rows.offsets.len();
-        let mut bad = Bad::default();
-        self.columns.iter_mut().for_each(|column| column.reserve(count));
-        let Some(values) = &rows.values else {
-            for row in 0..count {
-                self.columns.iter_mut().for_each(Column::push_filler);
-                bad.add(row, || "its value was not fetched".to_owned());
-            }
-            return Decoded {
-                columns: self.finish(&BinaryViewArray::new_null(0)),
-                bad: bad.finish(count),
-            };
-        };
-        let blocks = values.data_buffers();
-        self.side.block = u32::try_from(blocks.len()).expect("views number their buffers in 32 bits");
-        for (row, view) in values.views().iter().enumerate() {
-            let inline = view.to_le_bytes();
-            let record = Record::of(*view, &inline, blocks);
-            let read = if values.is_null(row) {
-                Err(Fault::NoValue)
-            } else {
-                self.read(record)
-            };
-            if let Err(fault) = read {
-                for column in &mut self.columns {
-                    column.truncate(row);
-                    column.push_filler();
-                }
-                bad.add(row, || fault.describe(&self.schema, record.bytes));
-            }
-        }
-        Decoded {
-            columns: self.finish(values),
-            bad: bad.finish(count),
-        }
+        decode_each(self, rows)
     }
 }
 
-impl AvroDecoder {
-    /// Reads one record into every column; on an error some may have got the row, or half of it.
+impl ReadRecord for AvroDecoder {
+    type Fault = Fault;
+
+    fn begin(&mut self, rows: usize, side_block: u32) {
+        self.side.block = side_block;
+        self.columns.iter_mut().for_each(|column| column.reserve(rows));
+    }
+
     #[inline(always)]
-    fn read(&mut self, record: Record<'_>) -> Result<(), Fault> {
+    fn read(&mut self, record: Record<'_>, _row: usize) -> Result<(), Fault> {
         let begins_with_header = record.bytes.first() == Some(&0) && record.bytes.len() >= HEADER_BYTES;
         match self.header {
             AvroHeader::Told if begins_with_header => self.read_told(record),
@@ -209,6 +181,26 @@ impl AvroDecoder {
         }
     }
 
+    #[cold]
+    fn fill(&mut self, row: usize) {
+        for column in &mut self.columns {
+            column.truncate(row);
+            column.push_filler();
+        }
+    }
+
+    fn describe(&self, fault: Fault, record: &[u8]) -> String {
+        fault.describe(&self.schema, record)
+    }
+
+    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
+        let blocks = self.side.blocks(values);
+        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(|column| column.finish(&blocks)).collect();
+        self.outputs.iter().map(|at| Arc::clone(&columns[*at])).collect()
+    }
+}
+
+impl AvroDecoder {
     /// Reads a record that may begin with a header.
     fn read_told(&mut self, record: Record<'_>) -> Result<(), Fault> {
         match self.ends_well(record, HEADER_BYTES) {
@@ -255,13 +247,6 @@ impl AvroDecoder {
         } else {
             Err(Fault::More { at: cursor.at })
         }
-    }
-
-    /// Takes the rows read so far.
-    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
-        let blocks = self.side.blocks(values);
-        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(|column| column.finish(&blocks)).collect();
-        self.outputs.iter().map(|at| Arc::clone(&columns[*at])).collect()
     }
 }
 

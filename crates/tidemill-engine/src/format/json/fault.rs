@@ -8,8 +8,6 @@ use crate::format::excerpt::excerpt;
 /// Why a record is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// A tombstone: the record has no value.
-    NoValue,
     /// The record as a whole: what was wanted at this byte.
     Record { wanted: &'static str, at: usize },
     /// A wanted column: its place among the wanted ones, and where its value begins.
@@ -39,7 +37,6 @@ impl Fault {
     /// The reason in words. `fields` are the wanted columns.
     pub(super) fn describe(self, fields: &[Field], record: &[u8]) -> String {
         match self {
-            Fault::NoValue => "no value".to_owned(),
             Fault::Record { wanted, at } => format!("wanted {wanted} at byte {at} of {}", excerpt(record, at)),
             Fault::Column { column, why, at } => {
                 let (name, data_type) = (fields[column].name(), sql_name(fields[column].data_type()));

@@ -16,17 +16,15 @@
 //!
 //! Text without escapes is not copied: the columns are views into the buffers that were fetched.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, BinaryViewArray};
+use arrow::array::{ArrayRef, BinaryViewArray};
 use arrow::datatypes::{Field, SchemaRef};
 
 use self::column::Column;
 use self::fault::Fault;
 use self::keys::Keys;
 use self::scan::{skip_space, value_end};
-use super::bad::Bad;
 use super::columns::sql_name;
+use super::each_record::{ReadRecord, decode_each};
 use super::record::{Record, Side};
 use super::{Decoded, Decoder, Format};
 use crate::error::{Error, Kind, Result};
@@ -98,37 +96,18 @@ struct JsonDecoder {
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, rows: &RawRows) -> Decoded {
-        let count = rows.offsets.len();
-        let Some(values) = &rows.values else {
-            return self.decode_nothing(count);
-        };
-        let blocks = values.data_buffers();
-        self.side.block = u32::try_from(blocks.len()).expect("views number their buffers in 32 bits");
-        self.columns.iter_mut().for_each(|column| column.reserve(count));
-        let mut bad = Bad::default();
-        for (row, view) in values.views().iter().enumerate() {
-            let inline = view.to_le_bytes();
-            let record = Record::of(*view, &inline, blocks);
-            let read = if values.is_null(row) {
-                Err(Fault::NoValue)
-            } else {
-                self.read(record, row)
-            };
-            if let Err(fault) = read {
-                self.fill(row);
-                bad.add(row, || fault.describe(&self.fields, record.bytes));
-            }
-        }
-        let columns = self.finish(values);
-        Decoded {
-            columns,
-            bad: bad.finish(count),
-        }
+        decode_each(self, rows)
     }
 }
 
-impl JsonDecoder {
-    /// Reads one record into every column; on an error some columns may have got the row already.
+impl ReadRecord for JsonDecoder {
+    type Fault = Fault;
+
+    fn begin(&mut self, rows: usize, side_block: u32) {
+        self.side.block = side_block;
+        self.columns.iter_mut().for_each(|column| column.reserve(rows));
+    }
+
     #[inline(always)]
     fn read(&mut self, record: Record<'_>, row: usize) -> Result<(), Fault> {
         let bytes = record.bytes;
@@ -182,6 +161,25 @@ impl JsonDecoder {
         }
     }
 
+    #[cold]
+    fn fill(&mut self, row: usize) {
+        self.columns
+            .iter_mut()
+            .filter(|column| column.rows() == row)
+            .for_each(Column::push_filler);
+    }
+
+    fn describe(&self, fault: Fault, record: &[u8]) -> String {
+        fault.describe(&self.fields, record)
+    }
+
+    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
+        let blocks = self.side.blocks(values);
+        self.columns.iter_mut().map(|column| column.finish(&blocks)).collect()
+    }
+}
+
+impl JsonDecoder {
     /// The object ends at `at`: nothing may follow, and what it lacked is null.
     #[inline(always)]
     fn end(&mut self, bytes: &[u8], at: usize, row: usize, missing: usize) -> Result<(), Fault> {
@@ -203,44 +201,6 @@ impl JsonDecoder {
             }
         }
         Ok(())
-    }
-
-    /// Gives a bad record's row to the columns that have not got it.
-    #[cold]
-    fn fill(&mut self, row: usize) {
-        self.columns
-            .iter_mut()
-            .filter(|column| column.rows() == row)
-            .for_each(Column::push_filler);
-    }
-}
-
-impl JsonDecoder {
-    /// Takes the rows read so far.
-    fn finish(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
-        let blocks = self.side.blocks(values);
-        self.columns.iter_mut().map(|column| column.finish(&blocks)).collect()
-    }
-
-    /// Rows whose values were not fetched: fine where no column is wanted of them.
-    fn decode_nothing(&mut self, count: usize) -> Decoded {
-        let mut bad = Bad::default();
-        if !self.columns.is_empty() {
-            (0..count).for_each(|row| bad.add(row, || "its value was not fetched".to_owned()));
-        }
-        for column in &mut self.columns {
-            column.reserve(count);
-            (0..count).for_each(|_| column.push_filler());
-        }
-        let no_blocks = Arc::from([]);
-        Decoded {
-            columns: self
-                .columns
-                .iter_mut()
-                .map(|column| column.finish(&no_blocks))
-                .collect(),
-            bad: bad.finish(count),
-        }
     }
 }
 
