@@ -10,8 +10,9 @@ use crate::servers;
 fn command(brokers: &str, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new("java");
     command
-        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp"])
-        .arg(servers::java_class_path())
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"])
+        .arg(format!("-XX:SharedArchiveFile={}", servers::java_archive().display()))
+        .args(["-cp", &servers::java_class_path()])
         .arg(program)
         .arg(brokers)
         .args(args)

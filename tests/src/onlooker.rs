@@ -50,7 +50,8 @@ enum Stop {
 }
 
 impl Onlooker {
-    /// Begins to look at `target`, whose rows have a column `batch`. `folder` is the pipeline's.
+    /// Begins to look at `target`, whose rows have a column `batch`. `folder` is the pipeline's. The reader of a topic
+    /// takes seconds to start on a busy machine: it has looked once when this returns.
     ///
     /// # Errors
     /// Where java can't be started.
@@ -59,9 +60,13 @@ impl Onlooker {
         if target.kind() == Kind::Kafka {
             let mut watch = java::pipe("Watch", &[target.place(), &PAUSE.as_millis().to_string()])?;
             let stop = watch.stdin.take().context("standard input is a pipe")?;
+            let (began, has_begun) = sync_channel(1);
+            let thread = std::thread::spawn(move || watch_topic(watch, looks, &began));
+            // Where the reader ends without a look, `finish` tells why.
+            let _ended = has_begun.recv();
             return Ok(Self {
                 stop: Stop::Watch(stop),
-                thread: std::thread::spawn(move || watch_topic(watch, looks)),
+                thread,
             });
         }
         let (stop, stopped) = sync_channel(0);
@@ -96,7 +101,7 @@ fn look_again(target: &Target, folder: &std::path::Path, stopped: &Receiver<()>,
     }
 }
 
-fn watch_topic(mut watch: Child, mut looks: Looks) -> Result<Watched> {
+fn watch_topic(mut watch: Child, mut looks: Looks, began: &SyncSender<()>) -> Result<Watched> {
     let out = watch.stdout.take().context("standard output is a pipe")?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
     let mut outcome = Ok(());
@@ -106,6 +111,7 @@ fn watch_topic(mut watch: Child, mut looks: Looks) -> Result<Watched> {
             // Read on: a full pipe would keep the program from its end.
         } else if line == "look" {
             outcome = looks.look(&rows);
+            let _nobody_waits = began.try_send(());
         } else {
             outcome = row_of(&line).map(|row| rows.push(row));
         }

@@ -29,6 +29,16 @@ pub fn java_class_path() -> String {
     required("TIDEMILL_TEST_JAVA_CP")
 }
 
+/// The classes of these programs as a JVM has them after loading. One that finds no such file loads them again.
+///
+/// # Panics
+/// Where `TIDEMILL_TEST_JAVA_CP` isn't set.
+pub fn java_archive() -> PathBuf {
+    let class_path = java_class_path();
+    let tools = class_path.split(':').next().unwrap_or_default();
+    PathBuf::from(tools).with_extension("jsa")
+}
+
 /// A Python with DuckDB and pyarrow, from `TIDEMILL_TEST_PYTHON`.
 ///
 /// # Panics
