@@ -24,6 +24,7 @@ import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.resource.PatternType;
 import org.apache.kafka.common.resource.ResourcePattern;
 import org.apache.kafka.common.resource.ResourceType;
@@ -94,7 +95,7 @@ public final class Topics {
         String probe = "tidemill-probe-" + ProcessHandle.current().pid();
         while (true) {
             try {
-                create(admin, probe, 1, Map.of());
+                createOnce(admin, probe);
                 delete(admin, List.of(probe));
                 return;
             } catch (ExecutionException error) {
@@ -102,6 +103,17 @@ public final class Topics {
                     throw error;
                 }
                 Thread.sleep(100);
+            }
+        }
+    }
+
+    /** A try before may have made it, its answer late or lost. */
+    private static void createOnce(Admin admin, String topic) throws Exception {
+        try {
+            create(admin, topic, 1, Map.of());
+        } catch (ExecutionException error) {
+            if (!(error.getCause() instanceof TopicExistsException)) {
+                throw error;
             }
         }
     }
