@@ -102,7 +102,7 @@ impl<'a> Case<'a> {
         let text = format!(
             r#"name = "{app}"
 interval = "100ms"
-checkpoint = "checkpoint"
+checkpoint = {checkpoint}
 
 [sources.events]
 kind = "kafka"
@@ -127,6 +127,7 @@ backpressure = false
             topic = input.topic,
             rate = offsets_per_batch * 10, // per second, and a batch is a tenth of one
             sink = target.toml(),
+            checkpoint = target.checkpoint(),
         );
         let pipeline = Pipeline::write(&text)?;
         Ok(Self {

@@ -24,6 +24,7 @@ pub mod own_server;
 pub mod pipeline;
 pub mod proxy;
 pub mod records;
+pub mod s3;
 pub mod servers;
 pub mod small_disk;
 pub mod target;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::pipeline::look_again_soon;
+use crate::s3::S3;
 use crate::target::with_database_at;
 
 /// A dying server has ended by then.
@@ -168,6 +169,58 @@ impl SecurePostgres {
     /// A PEM file: `ca.pem`, `client.pem`, `client.key`; `stranger.pem` is a CA that signed nothing.
     pub fn pem(&self, name: &str) -> String {
         self.certificates.join(name).display().to_string()
+    }
+}
+
+/// An S3 gateway that a test may kill.
+#[derive(Debug)]
+pub struct OwnS3 {
+    server: OwnServer,
+    s3: S3,
+    run: PathBuf,
+}
+
+impl OwnS3 {
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn start() -> Result<Self> {
+        Self::of("s3")
+    }
+
+    /// One that speaks TLS with a certificate that names 127.0.0.1 and nothing else.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn secure() -> Result<Self> {
+        Self::of("secure-s3")
+    }
+
+    fn of(server: &str) -> Result<Self> {
+        let exports = Exports(script(&["own", server])?);
+        Ok(Self {
+            s3: S3 {
+                address: exports.value("TIDEMILL_TEST_S3")?.to_owned(),
+                secret: exports.value("TIDEMILL_TEST_S3_SECRET")?.to_owned(),
+                folder: PathBuf::from(exports.value("TIDEMILL_TEST_S3_FOLDER")?),
+            },
+            run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
+            server: OwnServer::of(&exports, "TIDEMILL_TEST_S3")?,
+        })
+    }
+
+    /// Where it is.
+    pub fn s3(&self) -> &S3 {
+        &self.s3
+    }
+
+    /// Its process.
+    pub fn server(&mut self) -> &mut OwnServer {
+        &mut self.server
+    }
+
+    /// A PEM file of the one with TLS: `ca.pem`; `stranger.pem` is a CA that signed nothing.
+    pub fn pem(&self, name: &str) -> String {
+        self.run.join("s3").join(name).display().to_string()
     }
 }
 

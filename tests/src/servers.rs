@@ -21,6 +21,14 @@ pub fn postgres() -> String {
     required("TIDEMILL_TEST_POSTGRES")
 }
 
+/// What is known of the S3 gateway, from the variable `name`; see [`S3`](crate::s3::S3).
+///
+/// # Panics
+/// Where it isn't set.
+pub(crate) fn s3(name: &str) -> String {
+    required(name)
+}
+
 /// The class path of the programs in `tests/java`, from `TIDEMILL_TEST_JAVA_CP`.
 ///
 /// # Panics

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
+use crate::s3::S3;
 use crate::{java, servers};
 
 /// The kinds of sinks that promise exactly-once.
@@ -43,6 +44,10 @@ pub struct Target {
     place: String,
     /// What the pipeline file says beyond the place.
     more: String,
+    /// The checkpoint that goes with it, as the pipeline file has it.
+    checkpoint: String,
+    /// Where the files are read, where that is not the pipeline's folder.
+    read_in: Option<PathBuf>,
 }
 
 impl Target {
@@ -72,7 +77,35 @@ impl Target {
             Kind::Postgres => "url = \"${DATABASE_URL}\"\nmode = \"append\"\n".to_owned(),
             Kind::Kafka => format!("brokers = \"{}\"\nformat = \"json\"\n", servers::kafka()),
         };
-        Ok(Self { kind, place, more })
+        Ok(Self {
+            kind,
+            place,
+            more,
+            checkpoint: "\"checkpoint\"".to_owned(),
+            read_in: None,
+        })
+    }
+
+    /// A new bucket of `s3` for JSON files, and for the checkpoint that goes with them.
+    ///
+    /// # Errors
+    /// Where the bucket can't be made.
+    pub fn bucket(s3: &S3) -> Result<Self> {
+        let bucket = s3.bucket()?;
+        let place = format!("s3://{bucket}/rows/out");
+        let options = s3.options();
+        Ok(Self {
+            more: format!("format = \"json\"\noptions = {options}\n"),
+            checkpoint: format!("{{ path = \"s3://{bucket}/checkpoint\", options = {options} }}"),
+            read_in: Some(s3.folder_of(&place)),
+            kind: Kind::File,
+            place,
+        })
+    }
+
+    /// The checkpoint that goes with it, as the value of `checkpoint` in a pipeline file.
+    pub fn checkpoint(&self) -> &str {
+        &self.checkpoint
     }
 
     /// A folder of JSON files in folders by the values of `columns`.
@@ -133,7 +166,10 @@ impl Target {
     /// Where the sink can't be read or contradicts itself: a manifest that names a missing, shorter or longer file.
     pub fn rows(&self, folder: &Path) -> Result<Vec<Value>> {
         match self.kind {
-            Kind::File => rows_of_files(&folder.join(&self.place)),
+            Kind::File => match &self.read_in {
+                Some(bucket) => rows_of_files(bucket),
+                None => rows_of_files(&folder.join(&self.place)),
+            },
             Kind::Postgres => rows_of_table(&self.place),
             Kind::Kafka => rows_of_topic(&self.place),
         }

@@ -13,12 +13,12 @@ use tidemill_engine::sql::reference::ReferenceTable;
 use tidemill_engine::sql::same_for_all::same_for_all;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
-use tidemill_engine::store::LocalStore;
 use tidemill_engine::time::{Clock, SystemClock};
 use tidemill_kafka::security::{Security, is_security};
 use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
 use tokio::sync::watch;
 
+use crate::open_place::open_store;
 use crate::open_sink::open_sink;
 use crate::settings::properties::Properties;
 use crate::settings::sink::{From, SinkKind, SinkSettings};
@@ -27,8 +27,11 @@ use crate::settings::table::TableSettings;
 use crate::settings::{self, Settings};
 
 /// The checkpoint of a pipeline.
-pub(crate) fn checkpoint(settings: &Settings) -> Checkpoint {
-    Checkpoint::new(Arc::new(LocalStore::new(settings.checkpoint.clone())))
+///
+/// # Errors
+/// A bucket whose options do not fit together.
+pub(crate) fn checkpoint(settings: &Settings) -> Result<Checkpoint> {
+    Ok(Checkpoint::new(open_store(&settings.checkpoint)?))
 }
 
 /// The driver of a pipeline, ready to start; nothing is connected yet.
@@ -141,7 +144,7 @@ pub(crate) async fn driver(
     Ok(Driver::new(
         driver_settings,
         clock,
-        checkpoint(settings),
+        checkpoint(settings)?,
         sources,
         outputs,
         stop,

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 /// Who it belongs to, the last plan, the last commit, positions, what was ever lost.
 pub(crate) async fn show(settings: &Settings) -> Result<(), Failure> {
-    let checkpoint = assemble::checkpoint(settings);
+    let checkpoint = assemble::checkpoint(settings)?;
     let contents = contents(&checkpoint).await?;
     let losses = checkpoint.all_losses().await?;
     let mut out = std::io::stdout().lock();
@@ -97,7 +97,7 @@ fn counts(sink: &SinkCommit) -> String {
 
 /// One line per batch still kept.
 pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
-    let checkpoint = assemble::checkpoint(settings);
+    let checkpoint = assemble::checkpoint(settings)?;
     contents(&checkpoint).await?;
     let mut out = std::io::stdout().lock();
     let planned = checkpoint.planned().await?;
@@ -142,7 +142,7 @@ pub(crate) async fn history(settings: &Settings) -> Result<(), Failure> {
 
 /// Reads every record and checks version, checksum and order.
 pub(crate) async fn verify(settings: &Settings) -> Result<(), Failure> {
-    let checkpoint = assemble::checkpoint(settings);
+    let checkpoint = assemble::checkpoint(settings)?;
     let contents = contents(&checkpoint).await?;
     let mut plans = 0_u64;
     let mut commits = 0_u64;
@@ -183,7 +183,7 @@ pub(crate) async fn rebuild(settings: &Settings) -> Result<(), Failure> {
     let (_stop, stopped) = watch::channel(false);
     let (driver, _progress) = assemble::driver(settings, true, stopped, WaysOut::default()).await?;
     let (batch, settled) = driver.rebuild().await?;
-    let place = assemble::checkpoint(settings).location();
+    let place = assemble::checkpoint(settings)?.location();
     let state = if settled {
         "is settled in every sink".to_owned()
     } else {

@@ -6,6 +6,7 @@ mod check;
 mod checkpoint;
 mod init;
 mod offsets;
+mod open_place;
 mod open_sink;
 mod orders;
 mod quickstart;

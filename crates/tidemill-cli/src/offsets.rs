@@ -11,7 +11,7 @@ use crate::settings::Settings;
 
 /// Per partition: position, end offset, lag in records and seconds, offsets that an open transaction holds back, group offset.
 pub(crate) async fn offsets(settings: &Settings) -> Result<(), Failure> {
-    let checkpoint = assemble::checkpoint(settings);
+    let checkpoint = assemble::checkpoint(settings)?;
     let contents = checkpoint.read().await?;
     let settled = contents.last_commit.as_ref().map(|commit| commit.batch_id);
     let (positions, since_ms) = match &contents.last_plan {

@@ -1,13 +1,14 @@
 //! From a sink's settings to the sink. Each system has a feature of the same name; the binary that users get has all of them.
 
-#[cfg(feature = "file")]
-use std::path::Path;
-
 use tidemill_connect::console::ConsoleSink;
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::Sink;
 use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig, ValueFormat};
 
+#[cfg(feature = "s3")]
+use crate::open_place::open_bucket;
+#[cfg(feature = "file")]
+use crate::settings::place::Place;
 use crate::settings::sink::{SinkKind, SinkSettings};
 
 /// The sink of the pipeline `app`; it is connected to nothing yet.
@@ -74,11 +75,17 @@ pub(crate) fn open_sink(app: &str, sink: &SinkSettings) -> Result<Box<dyn Sink>>
 }
 
 #[cfg(feature = "file")]
-fn file(name: &str, path: &Path, format: &str, compression: &str, partition_by: &[String]) -> Result<Box<dyn Sink>> {
+fn file(name: &str, path: &Place, format: &str, compression: &str, partition_by: &[String]) -> Result<Box<dyn Sink>> {
     use tidemill_connect::file::{Encoding, FileSink};
     let compression = (!compression.is_empty()).then_some(compression);
     let encoding = Encoding::parse(format, compression)?;
-    let sink = FileSink::new(name, &path.display().to_string(), encoding)?;
+    let sink = match path {
+        Place::Folder(path) => FileSink::new(name, &path.display().to_string(), encoding)?,
+        #[cfg(feature = "s3")]
+        Place::Bucket(bucket) => FileSink::in_bucket(name, open_bucket(bucket)?, encoding),
+        #[cfg(not(feature = "s3"))]
+        Place::Bucket(bucket) => return Err(crate::open_place::without_buckets(bucket)),
+    };
     Ok(Box::new(sink.partitioned_by(partition_by)))
 }
 

@@ -25,8 +25,8 @@ pub trait Store: Debug + Send + Sync {
     /// Puts a record in place, durable on return, unless the name is taken.
     ///
     /// # Errors
-    /// `Unavailable` where there is no room: nothing was put, nor will be. Any other failure, a failed fsync above all, is
-    /// final.
+    /// `Unavailable` where there is no room or no answer: a later attempt may succeed, and may find that this one did, or
+    /// will. Any other failure, a failed fsync above all, is final.
     async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<Put>;
     /// The record, or `None` where there is none.
     ///
@@ -60,6 +60,10 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     /// Where that is not possible.
     async fn probe(&self) -> Result<()>;
+    /// True where a put that failed may still come to be.
+    fn failed_put_may_come_late(&self) -> bool {
+        false
+    }
     /// Where this is, for messages.
     fn location(&self) -> String;
 }

@@ -144,9 +144,15 @@ fn a_stop_without_room_ends_within_the_drain_timeout() {
     for (point, records) in [
         (
             "plan.before-log",
-            &["batch 2: its plan", "batch 1: its commit record"][..],
+            &[
+                "the plan (plans/00000000000000000002",
+                "the commit record (commits/00000000000000000001",
+            ][..],
         ),
-        ("commit-log.before", &["batch 2: its commit record"]),
+        (
+            "commit-log.before",
+            &["the commit record (commits/00000000000000000002"],
+        ),
     ] {
         let on_disk = OnDisk::new(false, "drain_timeout = \"2s\"\n");
         let run = on_disk.starved_at(point);

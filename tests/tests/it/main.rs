@@ -29,6 +29,7 @@ mod reference_tables;
 mod refusals;
 mod replay;
 mod rewind;
+mod s3;
 mod secure;
 mod several_sinks;
 mod sheet;

@@ -15,17 +15,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 const RECORDS: u64 = 3_000;
 
 /// The page's lines in `language`.
-fn lines(language: &str) -> String {
+pub(crate) fn lines(language: &str) -> String {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reading-files.md");
     let text = fs::read_to_string(page).unwrap();
     let (_, from) = text.split_once(&format!("```{language}\n")).unwrap();
     from.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs a program in `folder`; the last line of its output is JSON.
-fn python(folder: &Path, program: &str) -> Value {
+/// Runs a program in `folder` with the variables `env`; the last line of its output is JSON.
+pub(crate) fn python(folder: &Path, program: &str, env: &[(&str, &str)]) -> Value {
     let output = Command::new(servers::python())
         .args(["-c", program])
+        .envs(env.iter().copied())
         .current_dir(folder)
         .output()
         .unwrap();
@@ -49,7 +50,7 @@ print(json.dumps(sorted(rows, key=str)))
 "#,
         lines("sql")
     );
-    python(folder, &program)
+    python(folder, &program, &[])
 }
 
 /// The same by pyarrow.
@@ -62,7 +63,7 @@ print(json.dumps(sorted(rows, key=str)))
 "#,
         lines("python")
     );
-    python(folder, &program)
+    python(folder, &program, &[])
 }
 
 fn data_files(folder: &Path) -> usize {

@@ -6,15 +6,19 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tidemill_tests::case::{Case, Input, LIMIT, failpoints};
 use tidemill_tests::oracle::Truth;
-use tidemill_tests::target::Kind;
+use tidemill_tests::s3::S3;
+use tidemill_tests::target::{Kind, Target};
 use tidemill_tests::{java, servers};
+
+/// Makes a fresh sink.
+type Sinks<'a> = &'a dyn Fn() -> Result<Target>;
 
 /// The exit code of a driver that a newer one has fenced.
 const FENCED: i32 = 3;
 
 /// Freezes a driver in its second batch at `point`, lets a second one finish its work, and thaws the first.
-fn zombie_loses(kind: Kind, point: &str) -> Result<()> {
-    let case = Case::new(kind, Input::small(), 200)?;
+fn zombie_loses(sinks: Sinks<'_>, point: &str) -> Result<()> {
+    let case = Case::with_target(sinks()?, Input::small(), 200)?;
     let armed = format!("{point}=stop@2");
     let mut zombie = case.pipeline.start_to_end(&[("TIDEMILL_FAILPOINTS", &armed)])?;
     if !zombie.wait_frozen(LIMIT)? {
@@ -48,6 +52,10 @@ const IN_A_BATCH: [&str; 7] = [
 ];
 
 fn zombies(kind: Kind) {
+    zombies_of(kind, &|| Case::fresh(kind));
+}
+
+fn zombies_of(kind: Kind, sinks: Sinks<'_>) {
     let own = format!("{}.", kind.name());
     let points: Vec<String> = failpoints(kind)
         .expect("the binary lists its failpoints")
@@ -57,7 +65,7 @@ fn zombies(kind: Kind) {
     assert!(points.len() > 4, "too few points: {points:?}");
     let mut failed = Vec::new();
     for point in &points {
-        match zombie_loses(kind, point) {
+        match zombie_loses(sinks, point) {
             Ok(()) => eprintln!("{}: frozen at {point}: fenced, clean", kind.name()),
             Err(error) => failed.push(format!("{point}: {error:?}")),
         }
@@ -76,6 +84,12 @@ fn a_zombie_writes_no_files() {
     zombies(Kind::File);
 }
 
+/// The checkpoint is in the bucket too.
+#[test]
+fn a_zombie_writes_no_bucket() {
+    zombies_of(Kind::File, &|| Target::bucket(&S3::shared()));
+}
+
 #[test]
 fn a_zombie_writes_no_table() {
     zombies(Kind::Postgres);
@@ -88,8 +102,13 @@ fn a_zombie_writes_no_topic() {
 
 /// Two drivers that start together: the newest is never fenced, so at least one finishes.
 fn started_together(kind: Kind) {
+    started_together_with(kind, &|| Case::fresh(kind));
+}
+
+fn started_together_with(kind: Kind, sinks: Sinks<'_>) {
     for round in 0..5 {
-        let case = Case::new(kind, Input::small(), 200).expect("a pipeline");
+        let case = sinks().and_then(|target| Case::with_target(target, Input::small(), 200));
+        let case = case.expect("a pipeline");
         let start = || case.pipeline.start_to_end(&[]).expect("it starts");
         let both = [start(), start()].map(|run| run.wait(LIMIT).expect("it ends"));
         let codes = both.each_ref().map(|end| end.code());
@@ -110,6 +129,11 @@ fn started_together(kind: Kind) {
 #[test]
 fn two_drivers_started_together_write_files_once() {
     started_together(Kind::File);
+}
+
+#[test]
+fn two_drivers_started_together_write_a_bucket_once() {
+    started_together_with(Kind::File, &|| Target::bucket(&S3::shared()));
 }
 
 #[test]

@@ -1,22 +1,24 @@
 //! The pipeline file: read whole, checked whole, all problems at once.
 
 mod document;
+pub(crate) mod place;
 mod problem;
 pub(crate) mod properties;
-mod secret;
+pub(crate) mod secret;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod table;
 mod units;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tidemill_core::rate::{PidEstimator, PidSettings};
 use toml::de::DeTable;
 
 use document::{Document, Section};
+use place::Place;
 pub(crate) use problem::{Problem, Problems};
 use sink::{From, SinkSettings};
 use source::SourceSettings;
@@ -31,8 +33,8 @@ pub(crate) struct Settings {
     pub name: String,
     /// Time between batches.
     pub interval: Duration,
-    /// The checkpoint's folder.
-    pub checkpoint: PathBuf,
+    /// Where the checkpoint is.
+    pub checkpoint: Place,
     /// Bytes that sorts, joins and aggregates may hold.
     pub memory_limit: u64,
     /// How long a drain may take.
@@ -124,8 +126,7 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
     if interval < Duration::from_millis(5) {
         top.wrong("interval", "must be 5ms or more");
     }
-    let checkpoint = top.required("checkpoint", "\"checkpoint/ad-views\"");
-    let checkpoint = sink::local_path(&top, "checkpoint", checkpoint, folder);
+    let checkpoint = place::checkpoint(&top, folder);
     let memory_limit = top.size("memory_limit", 1 << 30);
     let drain_timeout = top.duration("drain_timeout", Duration::from_secs(30));
     top.later(&["zookeeper", "web", "cluster"]);

@@ -1,10 +1,11 @@
 //! `[sinks.x]`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tidemill_kafka::sink::refused_property;
 
 use super::document::Section;
+use super::place::{Place, place};
 use super::properties::{Properties, properties};
 use super::secret::Secret;
 
@@ -40,8 +41,8 @@ pub(crate) enum SinkKind {
     },
     /// Files in a folder.
     File {
-        /// The folder.
-        path: PathBuf,
+        /// Where they lie.
+        path: Place,
         /// `parquet`, `json` or `csv`.
         format: &'static str,
         /// `none`, `snappy`, `zstd`, `lz4`; empty: the format's default.
@@ -117,16 +118,15 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, folder: &Path) -> Optio
 }
 
 fn file(section: &Section<'_, '_>, folder: &Path) -> Option<SinkKind> {
-    section.later(&["options"]);
     let format = section.one_of("format", &["parquet", "json", "csv"], &[], "parquet");
     let compression = match format {
         "json" | "csv" => section.one_of("compression", &["none"], &["gzip", "zstd"], ""),
         _ => section.one_of("compression", &["none", "snappy", "zstd", "lz4"], &["gzip"], ""),
     };
     let partition_by = partition_by(section);
-    let path = local_path(section, "path", section.required("path", "\"out\""), folder)?;
+    let path = place(section, "path", "\"out\"", folder);
     Some(SinkKind::File {
-        path,
+        path: path?,
         format,
         compression,
         partition_by,
@@ -149,32 +149,6 @@ fn partition_by(section: &Section<'_, '_>) -> Vec<String> {
         section.wrong("partition_by", format!("names column {} twice", twice.1));
     }
     columns
-}
-
-/// A path on local disk, relative to the file's folder; URLs come later.
-pub(super) fn local_path(
-    section: &Section<'_, '_>,
-    key: &'static str,
-    text: Option<String>,
-    folder: &Path,
-) -> Option<PathBuf> {
-    let text = text?;
-    if let Some(path) = text.strip_prefix("file://") {
-        return Some(PathBuf::from(path));
-    }
-    if let Some((scheme, _)) = text.split_once("://") {
-        let scheme = scheme.to_owned();
-        section.wrong(
-            key,
-            format!("{scheme}:// is not in this version; give a folder on local disk"),
-        );
-        return None;
-    }
-    if text.is_empty() {
-        section.wrong(key, "is empty");
-        return None;
-    }
-    Some(folder.join(text))
 }
 
 fn postgres(section: &Section<'_, '_>) -> Option<SinkKind> {

@@ -1,7 +1,7 @@
 //! `[sources.x]`
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tidemill_core::loss::OnOutOfRange;
 use tidemill_core::rate::PartitionBound;
@@ -11,8 +11,8 @@ use tidemill_kafka::Topics;
 use toml::de::DeValue;
 
 use super::document::Section;
+use super::place::{Place, local_path, place_of_text};
 use super::properties::{Properties, properties};
-use super::sink::local_path;
 use super::units;
 
 /// How values are read.
@@ -54,8 +54,8 @@ pub(crate) enum OnBadRecord {
 pub(crate) enum DeadLetterTarget {
     /// A topic of the source's cluster.
     Topic(String),
-    /// Files in a folder.
-    Path(PathBuf),
+    /// Files.
+    Path(Place),
 }
 
 /// One source.
@@ -278,7 +278,7 @@ fn dead_letter(section: &Section<'_, '_>, folder: &Path) -> Option<DeadLetterTar
         if target.has("topic") == target.has("path") {
             policy.wrong("dead_letter", "expected either topic or path");
         }
-        let path = path.and_then(|path| local_path(&target, "path", Some(path), folder));
+        let path = path.and_then(|path| place_of_text(&target, "path", path, folder));
         target.finish();
         topic.map(DeadLetterTarget::Topic).or(path.map(DeadLetterTarget::Path))
     });

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::document::Section;
-use super::sink::local_path;
+use super::place::local_path;
 
 /// One reference table.
 #[derive(Debug, Clone, PartialEq, Eq)]

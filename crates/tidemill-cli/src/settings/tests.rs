@@ -3,6 +3,8 @@ use std::path::Path;
 use tidemill_core::rate::PidSettings;
 use tidemill_core::start::StartPolicy;
 
+use super::place::Bucket;
+use super::secret::Secret;
 use super::*;
 
 const SAMPLE: &str = r#"
@@ -47,10 +49,37 @@ fn parse(text: &str) -> Result<Settings, Problems> {
 }
 
 #[test]
+fn a_checkpoint_may_be_in_a_bucket() {
+    let of = |checkpoint: &str| {
+        let text = SAMPLE.replace("\"checkpoint/ad-views\"", checkpoint);
+        parse(&text).expect("reads").checkpoint
+    };
+    let bucket = Bucket {
+        url: "s3://lake/ad-views".to_owned(),
+        ..Bucket::default()
+    };
+    assert_eq!(of("\"s3://lake/ad-views\""), Place::Bucket(bucket.clone()));
+    let options = "{ endpoint = \"https://127.0.0.1:1\", access_key_id = \"me\", secret_access_key = \"hunter2\", ca = \"ca.pem\" }";
+    let found = of(&format!("{{ path = \"s3://lake/ad-views\", options = {options} }}"));
+    let expected = Bucket {
+        endpoint: Some("https://127.0.0.1:1".to_owned()),
+        access_key_id: Some(Secret::new("me".to_owned())),
+        secret_access_key: Some(Secret::new("hunter2".to_owned())),
+        ca: Some("/pipelines/ca.pem".into()),
+        ..bucket
+    };
+    assert!(!format!("{found:?}").contains("hunter2"));
+    assert_eq!(found, Place::Bucket(expected));
+}
+
+#[test]
 fn the_sample_is_read() {
     let settings = parse(SAMPLE).expect("reads");
     assert_eq!(settings.name, "ad-views");
-    assert_eq!(settings.checkpoint, Path::new("/pipelines/checkpoint/ad-views"));
+    assert_eq!(
+        settings.checkpoint,
+        Place::Folder("/pipelines/checkpoint/ad-views".into())
+    );
     let source = &settings.sources[0];
     assert_eq!(
         (source.bound.max_rate, &source.on_bad_record, source.line),
@@ -69,7 +98,7 @@ fn dead_letters_go_to_a_topic_or_a_folder() {
         ("{ topic = \"t\" }", source::DeadLetterTarget::Topic("t".to_owned())),
         (
             "{ path = \"p\" }",
-            source::DeadLetterTarget::Path("/pipelines/p".into()),
+            source::DeadLetterTarget::Path(Place::Folder("/pipelines/p".into())),
         ),
     ] {
         let file = SAMPLE.replace("\"skip\"", &format!("{{ dead_letter = {text} }}"));
@@ -261,8 +290,28 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "checkpoint/ad-views",
-        "s3://b/c",
-        "f.toml:4: checkpoint: s3:// is not in this version",
+        "hdfs://b/c",
+        "f.toml:4: checkpoint: hdfs:// is not in this version",
+    ),
+    (
+        "checkpoint/ad-views",
+        "s3:///c",
+        "f.toml:4: checkpoint: lacks the bucket's name",
+    ),
+    (
+        "\"checkpoint/ad-views\"",
+        "{ path = \"s3://b/c\", options = { access_key_id = \"me\" } }",
+        "f.toml:4: checkpoint.options.secret_access_key: is missing",
+    ),
+    (
+        "\"checkpoint/ad-views\"",
+        "{ path = \"s3://b/c\", options = { endpoint = \"localhost:9000\" } }",
+        "f.toml:4: checkpoint.options.endpoint: must begin with https:// or http://",
+    ),
+    (
+        "\"checkpoint/ad-views\"",
+        "{ path = \"c\", options = { region = \"x\" } }",
+        "f.toml:4: checkpoint.options: belongs to a path that begins with s3://",
     ),
     (
         "kind  = \"postgres\"",

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -15,10 +14,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::file::properties::WriterProperties;
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::failpoint;
-use tidemill_engine::store::{failed, fsync_failed};
 
 use super::csv::{self, CsvWriter};
+use super::folder::Folder;
 use super::manifest::FileEntry;
 
 /// What a row group of a Parquet file holds at most; it is in memory until it is written.
@@ -224,9 +222,9 @@ fn cast_if_needed(column: &ArrayRef, field: &Field) -> Result<ArrayRef, arrow::e
     }
 }
 
-/// A data file that is being written. Blocking; on local disk.
+/// A data file that is being written. Blocking.
 pub(super) struct DataFile {
-    path: PathBuf,
+    folder: Arc<dyn Folder>,
     name: String,
     encoder: Encoder<File>,
     rows: u64,
@@ -234,13 +232,17 @@ pub(super) struct DataFile {
 
 impl DataFile {
     /// Creates the file; a name that is taken is an error.
-    pub(super) fn create(folder: &Path, name: &str, encoding: Encoding, schema: &SchemaRef) -> Result<Self> {
-        let path = folder.join(name);
-        let file = File::create_new(&path).map_err(|error| failed("create", &path, error))?;
-        let encoder = Encoder::new(encoding, file, schema).map_err(|cause| unwritable(&path, cause))?;
+    pub(super) fn create(
+        folder: Arc<dyn Folder>,
+        name: String,
+        encoding: Encoding,
+        schema: &SchemaRef,
+    ) -> Result<Self> {
+        let file = folder.create(&name)?;
+        let encoder = Encoder::new(encoding, file, schema).map_err(|cause| unwritable(&name, cause))?;
         Ok(Self {
-            path,
-            name: name.to_owned(),
+            folder,
+            name,
             encoder,
             rows: 0,
         })
@@ -249,7 +251,7 @@ impl DataFile {
     pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.encoder
             .write(rows)
-            .map_err(|cause| unwritable(&self.path, cause))?;
+            .map_err(|cause| unwritable(&self.name, cause))?;
         self.rows += rows.num_rows() as u64;
         Ok(())
     }
@@ -267,32 +269,23 @@ impl DataFile {
     /// Writes them out, at the cost of a row group that is smaller than it might be.
     pub(super) fn end_row_group(&mut self) -> Result<()> {
         let ended = self.encoder.end_row_group();
-        ended.map_err(|cause| unwritable(&self.path, cause))
+        ended.map_err(|cause| unwritable(&self.name, cause))
     }
 
-    /// Writes the rest and makes the bytes durable; the name is durable once the folder is synced.
+    /// Writes the rest and makes the bytes durable; the name is durable once the folder is settled.
     pub(super) fn close(self) -> Result<FileEntry> {
-        let file = self
-            .encoder
-            .into_inner()
-            .map_err(|cause| unwritable(&self.path, cause))?;
-        failpoint::pass("file.before-data-sync");
-        file.sync_all().map_err(|error| fsync_failed(&self.path, error))?;
-        failpoint::pass("file.after-data-sync");
-        let bytes = file
-            .metadata()
-            .map_err(|error| failed("stat", &self.path, error))?
-            .len();
+        let file = self.encoder.into_inner();
+        let file = file.map_err(|cause| unwritable(&self.name, cause))?;
         Ok(FileEntry {
+            bytes: self.folder.finish(&self.name, file)?,
             path: self.name,
             rows: self.rows,
-            bytes,
         })
     }
 }
 
 /// A full disk passes by itself; anything else needs a person.
-fn unwritable(path: &Path, cause: Cause) -> Error {
+fn unwritable(name: &str, cause: Cause) -> Error {
     let mut innermost: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
     let mut kind = Kind::Refused;
     while let Some(error) = innermost {
@@ -303,7 +296,7 @@ fn unwritable(path: &Path, cause: Cause) -> Error {
         }
         innermost = error.source();
     }
-    Error::with_source(kind, format!("write {}", path.display()), cause)
+    Error::with_source(kind, format!("write {name}"), cause)
 }
 
 #[cfg(test)]

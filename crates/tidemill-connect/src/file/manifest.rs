@@ -120,6 +120,16 @@ impl Records {
         self.store.probe().await
     }
 
+    /// True where a manifest whose put failed may still come to be.
+    pub(super) fn failed_put_may_come_late(&self) -> bool {
+        self.store.failed_put_may_come_late()
+    }
+
+    /// Where they are, for messages.
+    pub(super) fn location(&self) -> String {
+        self.store.location()
+    }
+
     /// Who owns the sink.
     pub(super) async fn owner(&self) -> Result<Option<Owner>> {
         match self.store.newest(OWNERS).await? {

@@ -13,7 +13,7 @@
 //!
 //! # Why each batch is visible once
 //!
-//! Local disk has no compare-and-swap, and a driver can freeze between any two steps and go on hours later beside its
+//! A folder has no compare-and-swap of its contents, and a driver can freeze between any two steps and go on hours later beside its
 //! successor. So nothing here rests on having looked; looking (X4) only makes a driver that was left behind stop early and
 //! say why. What decides is that a name can be created once:
 //!
@@ -28,6 +28,7 @@
 //!    missing, runs plan N and comes to put its own manifest: the name is taken, it reads back what stands there, finds the
 //!    same plan hash and counts N as committed. Its own files are garbage, the rows are there once. In the other order the
 //!    frozen driver finds the name taken; the manifest has a newer epoch, so it stops with `Fenced`.
+//!    In a bucket a put whose answer was lost may come that late too: its files are kept, since its manifest would name them.
 //! 4. *Another plan under the same number* needs a plan log that was lost and rebuilt from ledgers (X7) while the frozen
 //!    driver held the last plan. Then the hashes differ, one of the two is refused, and the batch still has one manifest.
 //!    If it is the successor that is refused, its next start finds that manifest in the ledger and goes on after it.
@@ -37,7 +38,7 @@
 //! gets as far as the manifest had logged its plan before the successor's marker, and thus before the successor read the log.
 //!
 //! Memory: one open row group per slice at work, of at most 32 MiB and 1,048,576 rows; before that, rows of small slices, of
-//! at most 512 KiB each and 8 MiB together, which share one file. With `partition_by`: see `spread.rs`.
+//! at most 512 KiB each and 8 MiB together, which share one file; in a bucket 64 MiB of uploads more. With `partition_by`: see `spread.rs`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -52,10 +53,14 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{
     Again, BatchCommit, Claim, Committed, Predecessor, Sink, SinkBatch, SinkInput, SinkState, SliceWriter,
 };
-use tidemill_engine::store::{LocalStore, Store, create_folder};
+use tidemill_engine::store::{LocalStore, Store};
+use tokio::sync::Mutex;
 
 mod csv;
 mod encoding;
+mod folder;
+#[cfg(feature = "s3")]
+mod in_bucket;
 mod manifest;
 mod orphans;
 mod partition;
@@ -67,20 +72,24 @@ pub use encoding::{Compression, Encoding};
 pub use manifest::{FileEntry, Manifest};
 pub use reference::{ReferenceFormat, read_reference};
 
+#[cfg(feature = "s3")]
+use crate::bucket::Bucket;
+use folder::{Folder, LocalFolder};
+#[cfg(feature = "s3")]
+use in_bucket::InBucket;
 use manifest::{ManifestPut, Records};
 use partition::Layout;
 use spread::{Spread, SpreadSlice};
 use staged::{SliceFile, Staged};
-use tokio::sync::Mutex;
 
 /// How long ago a file that no manifest names must have been written to be removed (X28).
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
-/// Writes the rows of batches into files of a folder on local disk.
+/// Writes the rows of batches into files of a folder on local disk, or of a bucket.
 #[derive(Debug)]
 pub struct FileSink {
     name: String,
-    folder: PathBuf,
+    folder: Arc<dyn Folder>,
     encoding: Encoding,
     /// Columns whose values name folders; none: all files lie in the one folder.
     partition_by: Arc<[String]>,
@@ -110,16 +119,19 @@ impl FileSink {
                 format!("sink {name}: path is empty, wanted a folder"),
             ));
         }
-        let folder = PathBuf::from(local);
-        Ok(Self::over(
-            name,
-            Arc::new(LocalStore::new(folder.clone())),
-            folder,
-            encoding,
-        ))
+        let root = PathBuf::from(local);
+        let store = Arc::new(LocalStore::new(root.clone()));
+        Ok(Self::over(name, store, Arc::new(LocalFolder::new(root)), encoding))
     }
 
-    fn over(name: &str, store: Arc<dyn Store>, folder: PathBuf, encoding: Encoding) -> Self {
+    /// The sink `name` that writes into a bucket. To be made on a runtime.
+    #[cfg(feature = "s3")]
+    pub fn in_bucket(name: &str, bucket: Bucket, encoding: Encoding) -> Self {
+        let folder = Arc::new(InBucket::new(bucket.clone()));
+        Self::over(name, Arc::new(bucket), folder, encoding)
+    }
+
+    fn over(name: &str, store: Arc<dyn Store>, folder: Arc<dyn Folder>, encoding: Encoding) -> Self {
         Self {
             name: name.to_owned(),
             folder,
@@ -145,16 +157,16 @@ impl FileSink {
     /// # Errors
     /// Where the folder or a manifest can't be read.
     async fn remove_orphans(&self, settled: BatchId, age: Duration) -> Result<Vec<String>> {
-        let folder = self.folder.clone();
-        let old = blocking(move || orphans::old_data_files(&folder, settled, age)).await?;
+        let folder = Arc::clone(&self.folder);
+        let old = blocking(move || orphans::old_data_files(folder.as_ref(), settled, age)).await?;
         let mut removed = Vec::new();
         for (batch, files) in old {
             let manifest = self.records.manifest(batch).await?;
             let files_of = |manifest: Manifest| manifest.files.into_iter().map(|file| file.path);
             let named: BTreeSet<String> = manifest.into_iter().flat_map(files_of).collect();
             let orphans: Vec<String> = files.into_iter().filter(|file| !named.contains(file)).collect();
-            let folder = self.folder.clone();
-            removed.extend(blocking(move || orphans::remove_all(&folder, orphans)).await?);
+            let folder = Arc::clone(&self.folder);
+            removed.extend(blocking(move || orphans::remove_all(folder.as_ref(), orphans)).await?);
         }
         Ok(removed)
     }
@@ -183,7 +195,7 @@ impl FileSink {
                  another path",
                 self.name,
                 record.batch_id,
-                self.folder.display(),
+                self.records.location(),
                 record.sink,
                 record.app,
                 record.app_uuid,
@@ -205,7 +217,7 @@ impl Sink for FileSink {
         SinkIdentity {
             name: self.name.clone(),
             kind: "file".to_owned(),
-            target: self.folder.display().to_string(),
+            target: self.records.location(),
         }
     }
 
@@ -249,8 +261,8 @@ impl Sink for FileSink {
 
     async fn fence(&mut self, claim: &Claim) -> Result<()> {
         self.claim = None;
-        let folder = self.folder.clone();
-        blocking(move || create_folder(&folder)).await?;
+        let folder = Arc::clone(&self.folder);
+        blocking(move || folder.prepare()).await?;
         self.was = self.records.own(claim, self.from.as_ref()).await?;
         self.records.take(claim).await?;
         self.claim = Some(claim.clone());
@@ -282,7 +294,7 @@ impl Sink for FileSink {
             "sink {}: to be born after batch {}, but {} has another record of that batch",
             self.name,
             record.batch_id,
-            self.folder.display()
+            self.records.location()
         );
         Err(Error::new(Kind::Refused, text))
     }
@@ -302,7 +314,7 @@ impl Sink for FileSink {
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
         let claim = self.claim()?.clone();
         let staged = Arc::new(Staged::new(
-            self.folder.clone(),
+            Arc::clone(&self.folder),
             self.encoding,
             plan,
             claim.epoch,
@@ -419,7 +431,7 @@ impl BatchCommit for FileCommit {
         self.staged.keep();
         match self.records.put_manifest(&manifest).await {
             // No room: no manifest names the files, and the next attempt needs theirs.
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && !self.records.failed_put_may_come_late() => {
                 self.staged.give_up();
                 Err(error)
             }

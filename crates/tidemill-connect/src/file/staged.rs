@@ -1,8 +1,5 @@
 //! Data files on their way: written and synced, named by no manifest yet.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -10,11 +7,10 @@ use async_trait::async_trait;
 use tidemill_core::plan::{BatchId, BatchPlan};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::SliceWriter;
-use tidemill_engine::store::{failed, sync_folder};
 
 use super::encoding::{DataFile, Encoding};
+use super::folder::Folder;
 use super::manifest::FileEntry;
-use super::spread::many_at_a_time;
 
 const PREFIX: &str = "part-";
 /// Bytes of rows that one slice keeps in memory before it makes a file of its own.
@@ -39,7 +35,7 @@ pub(super) fn attempt_of(path: &str) -> Option<(BatchId, &str)> {
 /// The data files of one attempt at one batch. They are removed when it is dropped, unless they were kept.
 #[derive(Debug)]
 pub(super) struct Staged {
-    folder: PathBuf,
+    folder: Arc<dyn Folder>,
     encoding: Encoding,
     batch: BatchId,
     /// Epoch and attempt and something random: no other attempt, of whatever driver, writes the same name.
@@ -60,17 +56,8 @@ struct Files {
     kept: bool,
 }
 
-/// All folders between the sink's and its files, the sink's own among them. A name is durable once the folder that holds it was
-/// synced, whoever made it: an attempt before this one may have ended between making a folder and syncing what holds it.
-fn folders_of(files: &[FileEntry]) -> BTreeSet<&Path> {
-    files
-        .iter()
-        .flat_map(|file| Path::new(&file.path).ancestors().skip(1))
-        .collect()
-}
-
 impl Staged {
-    pub(super) fn new(folder: PathBuf, encoding: Encoding, plan: &BatchPlan, epoch: u64, attempt: u32) -> Self {
+    pub(super) fn new(folder: Arc<dyn Folder>, encoding: Encoding, plan: &BatchPlan, epoch: u64, attempt: u32) -> Self {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let attempt = format!("e{epoch}-a{attempt}-{random}");
         Self {
@@ -109,19 +96,15 @@ impl Staged {
         let mut closed = self.lock().closed.clone();
         closed.extend(together);
         closed.sort_by(|a, b| a.path.cmp(&b.path));
-        let folders: Vec<&Path> = folders_of(&closed).into_iter().collect();
-        many_at_a_time(folders, |folder| sync_folder(&self.folder.join(folder)))?;
+        let names: Vec<&str> = closed.iter().map(|file| file.path.as_str()).collect();
+        self.folder.settle(&names)?;
         Ok(closed)
     }
 
-    /// Creates a file in a folder below the sink's, which is made where it is missing and synced by [`Self::close`].
+    /// Creates a file in a folder below the sink's; its name is made durable by [`Self::close`].
     pub(super) fn create_in(&self, folder: &str, rows: &RecordBatch) -> Result<DataFile> {
-        let path = self.folder.join(folder);
-        fs::create_dir_all(&path).map_err(|error| failed("make folder", &path, error))?;
         let number = self.lock().created.len();
-        let name = format!("{folder}/{}", self.name_for(number));
-        self.lock().created.push(name.clone());
-        DataFile::create(&self.folder, &name, self.encoding, &rows.schema())
+        self.create_named(format!("{folder}/{}", self.name_for(number)), rows)
     }
 
     /// Counts finished files as the attempt's.
@@ -135,9 +118,12 @@ impl Staged {
     }
 
     fn create(&self, slice: usize, rows: &RecordBatch) -> Result<DataFile> {
-        let name = self.name_for(slice);
+        self.create_named(self.name_for(slice), rows)
+    }
+
+    fn create_named(&self, name: String, rows: &RecordBatch) -> Result<DataFile> {
         self.lock().created.push(name.clone());
-        DataFile::create(&self.folder, &name, self.encoding, &rows.schema())
+        DataFile::create(Arc::clone(&self.folder), name, self.encoding, &rows.schema())
     }
 
     /// True where `bytes` more may be kept in memory; they are counted then.
@@ -175,10 +161,7 @@ impl Drop for Staged {
     fn drop(&mut self) {
         let files = self.files.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !files.kept {
-            for name in &files.created {
-                // What stays is an orphan and only takes room (X28).
-                let _gone = fs::remove_file(self.folder.join(name));
-            }
+            self.folder.discard(&files.created);
         }
     }
 }

@@ -468,7 +468,7 @@ async fn x02_what_a_listing_lacks_is_read() {
             inner: LocalStore::new(base.clone()),
             until: format!("{shown:020}.json"),
         };
-        let mut sink = FileSink::over("out", Arc::new(store), base, PARQUET);
+        let mut sink = FileSink::over("out", Arc::new(store), Arc::new(LocalFolder::new(base)), PARQUET);
         sink.fence(&claim(1)).await.unwrap();
         for batch_id in 1..=4 {
             write_and_commit(&mut sink, batch_id, &[0..1]).await.unwrap();

@@ -51,6 +51,13 @@ impl Checkpoint {
         Self { store }
     }
 
+    /// The same in what `wrap` makes of its store.
+    pub(crate) fn through(self, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        Self {
+            store: wrap(self.store),
+        }
+    }
+
     /// Where it is, for messages.
     pub fn location(&self) -> String {
         self.store.location()

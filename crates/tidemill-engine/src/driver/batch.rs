@@ -17,8 +17,8 @@ use tidemill_core::plan::BatchPlan;
 use tidemill_core::recover::LoggedPlan;
 use tokio::task::JoinSet;
 
+use super::losses::log_losses;
 use super::patience::Patience;
-use super::records::log_losses;
 use super::recovery::{ledger_record, take};
 use super::{Driver, Output, ranges};
 use crate::checkpoint::{Checkpoint, SinkCommit};
@@ -48,7 +48,7 @@ impl Driver {
         record_bytes: &mut BTreeMap<String, u64>,
     ) -> Result<SinkCommit> {
         let begun = self.clock.elapsed();
-        let mut patience = self.patience();
+        let mut patience = self.waiting.patience();
         let output = &mut self.outputs[at];
         let mut time_limits = 0;
         for attempt in 0.. {

@@ -4,13 +4,14 @@ mod batch;
 mod check;
 mod held_back;
 mod lag;
+mod losses;
 mod pace;
 mod parts;
 mod patience;
+mod patient_store;
 mod publisher;
 mod ranges;
 mod rebuild;
-mod records;
 mod recovery;
 mod replay;
 mod rewind;
@@ -19,7 +20,7 @@ mod ticks;
 mod turns;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_core::loss::Loss;
@@ -34,14 +35,17 @@ use crate::checkpoint::{Checkpoint, CommitRecord, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sink::Claim;
+use crate::store::Store;
 use crate::time::Clock;
 use held_back::HeldBack;
 use lag::LagClock;
+use losses::log_losses;
 use pace::Pace;
 use parts::into_commit_order;
+use patience::Waiting;
+use patient_store::PatientStore;
 use publisher::Publisher;
 use ranges::{Ends, NextRanges};
-use records::log_losses;
 use settle::Unlogged;
 use ticks::Ticks;
 
@@ -87,8 +91,7 @@ pub struct Driver {
     sources: Vec<DriverSource>,
     outputs: Vec<Output>,
     stop: watch::Receiver<bool>,
-    /// When something that must be tried again first met the stop signal.
-    drain_since: Arc<OnceLock<Duration>>,
+    waiting: Waiting,
     progress: watch::Sender<Progress>,
 }
 
@@ -127,6 +130,9 @@ impl Driver {
     ) -> (Self, watch::Receiver<Progress>) {
         into_commit_order(&mut outputs);
         let (progress, watched) = watch::channel(Progress::default());
+        let waiting = Waiting::on(Arc::clone(&clock), stop.clone(), settings.drain_timeout);
+        let patient = |store| -> Arc<dyn Store> { Arc::new(PatientStore::new(store, waiting.clone())) };
+        let checkpoint = checkpoint.through(patient);
         (
             Self {
                 settings,
@@ -135,7 +141,7 @@ impl Driver {
                 sources,
                 outputs,
                 stop,
-                drain_since: Arc::default(),
+                waiting,
                 progress,
             },
             watched,
@@ -271,9 +277,9 @@ impl Driver {
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
         let begun = self.clock.elapsed();
         let unlogged = running.unlogged.take();
-        let (logged, written) = tokio::join!(self.log_plan(plan), async {
+        let (logged, written) = tokio::join!(self.checkpoint.log_plan(plan), async {
             match &unlogged {
-                Some(last) => self.log_commit(&last.commit).await,
+                Some(last) => self.checkpoint.log_commit(&last.commit).await,
                 None => Ok(()),
             }
         });

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Driver;
 use crate::time::Clock;
 
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -15,21 +14,35 @@ const WAIT_LAST: Duration = Duration::from_secs(10);
 /// last no longer than `drain_timeout`.
 #[derive(Debug)]
 pub(super) struct Patience {
-    clock: Arc<dyn Clock>,
-    stop: watch::Receiver<bool>,
-    drain_timeout: Duration,
-    drain_since: Arc<OnceLock<Duration>>,
+    waiting: Waiting,
     wait: Duration,
 }
 
-impl Driver {
+/// What all waits of one driver share.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    clock: Arc<dyn Clock>,
+    stop: watch::Receiver<bool>,
+    drain_timeout: Duration,
+    /// When something that must be tried again first met the stop signal.
+    drain_since: Arc<OnceLock<Duration>>,
+}
+
+impl Waiting {
+    /// Waits on this clock, ended by the stop signal and the time for draining after it.
+    pub(super) fn on(clock: Arc<dyn Clock>, stop: watch::Receiver<bool>, drain_timeout: Duration) -> Self {
+        Self {
+            clock,
+            stop,
+            drain_timeout,
+            drain_since: Arc::default(),
+        }
+    }
+
     /// Patience for one thing to do.
     pub(super) fn patience(&self) -> Patience {
         Patience {
-            clock: Arc::clone(&self.clock),
-            stop: self.stop.clone(),
-            drain_timeout: self.settings.drain_timeout,
-            drain_since: Arc::clone(&self.drain_since),
+            waiting: self.clone(),
             wait: WAIT_FIRST,
         }
     }
@@ -45,23 +58,29 @@ impl Patience {
     pub(super) async fn wait(&mut self) -> bool {
         let wait = self.wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         self.wait = (self.wait * 2).min(WAIT_LAST);
-        if *self.stop.borrow() {
-            let since = *self.drain_since.get_or_init(|| self.clock.elapsed());
-            let left = (since + self.drain_timeout).saturating_sub(self.clock.elapsed());
+        let Waiting {
+            clock,
+            stop,
+            drain_timeout,
+            drain_since,
+        } = &mut self.waiting;
+        if *stop.borrow() {
+            let since = *drain_since.get_or_init(|| clock.elapsed());
+            let left = (since + *drain_timeout).saturating_sub(clock.elapsed());
             if left.is_zero() {
                 return false;
             }
-            self.clock.sleep(wait.min(left)).await;
+            clock.sleep(wait.min(left)).await;
             return true;
         }
         let stopped = async {
-            if self.stop.wait_for(|stop| *stop).await.is_err() {
+            if stop.wait_for(|stop| *stop).await.is_err() {
                 // Nobody is left to stop the driver.
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
-            () = self.clock.sleep(wait) => {}
+            () = clock.sleep(wait) => {}
             () = stopped => {}
         }
         true
@@ -74,13 +93,7 @@ mod tests {
     use crate::time::SystemClock;
 
     fn patience(stop: watch::Receiver<bool>, drain_timeout: Duration) -> Patience {
-        Patience {
-            clock: Arc::new(SystemClock::default()),
-            stop,
-            drain_timeout,
-            drain_since: Arc::default(),
-            wait: WAIT_FIRST,
-        }
+        Waiting::on(Arc::new(SystemClock::default()), stop, drain_timeout).patience()
     }
 
     #[tokio::test]

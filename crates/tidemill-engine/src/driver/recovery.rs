@@ -267,7 +267,7 @@ impl Driver {
         let mut running = match decision {
             Recovery::Fresh => {
                 let first = self.first_plan(&claim, above).await?;
-                let logged = self.log_plan(first).await?;
+                let logged = self.checkpoint.log_plan(first).await?;
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
                 self.finish_batch(&mut running, logged, Vec::new(), &all, Duration::ZERO)

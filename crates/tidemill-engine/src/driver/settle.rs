@@ -36,7 +36,7 @@ impl Driver {
             return Ok(());
         };
         let begun = self.clock.elapsed();
-        self.log_commit(&last.commit).await?;
+        self.checkpoint.log_commit(&last.commit).await?;
         let took = self.clock.elapsed() - begun;
         self.settled(running, last, took).await
     }
@@ -48,7 +48,7 @@ impl Driver {
             return Ok(());
         }
         if batch.is_multiple_of(ENTRIES_KEPT) {
-            self.fold(&last.logged, &last.commit).await?;
+            self.checkpoint.fold(&last.logged, &last.commit).await?;
             self.tidy(batch).await;
         }
         let stages = [last.planned, last.worked, took];

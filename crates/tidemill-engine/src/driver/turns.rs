@@ -125,7 +125,7 @@ impl Driver {
         self.settle(running).await?;
         let plan = self.turn_plan(&running.claim, running, batch, before, turn);
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
-        let logged = self.log_plan(plan).await?;
+        let logged = self.checkpoint.log_plan(plan).await?;
         let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
         self.finish_batch(running, logged, Vec::new(), &all, std::time::Duration::ZERO)
             .await?;
