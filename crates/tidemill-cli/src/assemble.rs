@@ -15,7 +15,7 @@ use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
 use tidemill_engine::time::{Clock, SystemClock};
 use tidemill_kafka::security::{Security, is_security};
-use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
+use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource, Reader};
 use tokio::sync::watch;
 
 use crate::open_place::open_store;
@@ -265,6 +265,9 @@ pub(crate) fn table(settings: &Settings, source: &SourceSettings) -> Result<Arc<
     } else {
         Isolation::ReadUncommitted
     };
+    if source.through_librdkafka {
+        config.reader = Reader::Librdkafka(source.properties.0.clone());
+    }
     config.security = Security::of(&source.properties.0).unwrap_or_default();
     for (name, value) in &source.properties.0 {
         let bytes = || value.parse().unwrap_or(config.partition_fetch_bytes);

@@ -1,5 +1,6 @@
 //! What a Kafka source needs to know.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use regex::Regex;
@@ -61,6 +62,16 @@ impl<T: Into<String>, I: IntoIterator<Item = T>> From<I> for Topics {
     }
 }
 
+/// What fetches the records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Reader {
+    /// Our own: records stay where they were fetched.
+    #[default]
+    Native,
+    /// librdkafka, with these of its properties.
+    Librdkafka(BTreeMap<String, String>),
+}
+
 /// Settings of a Kafka source.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
@@ -74,6 +85,8 @@ pub struct KafkaConfig {
     pub topics: Topics,
     /// Which records are seen. Default read committed.
     pub isolation: Isolation,
+    /// What fetches the records. Default native.
+    pub reader: Reader,
     /// The group that positions are published to; `None` publishes nothing. Default `None`.
     pub group: Option<String>,
     /// How long a call may look for a broker that answers, all attempts together. Default 10 s.
@@ -107,6 +120,7 @@ impl KafkaConfig {
             client_id: "tidemill".to_owned(),
             topics: topics.into(),
             isolation: Isolation::default(),
+            reader: Reader::default(),
             group: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),

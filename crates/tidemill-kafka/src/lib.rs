@@ -6,6 +6,7 @@ pub mod embedded;
 #[cfg(test)]
 mod fake_cluster;
 mod fetch;
+mod librdkafka;
 mod murmur2;
 pub mod security;
 pub mod sink;
@@ -13,5 +14,6 @@ mod source;
 mod wire;
 
 pub use compression::Compression;
-pub use config::{Isolation, KafkaConfig, Topics};
+pub use config::{Isolation, KafkaConfig, Reader, Topics};
+pub use librdkafka::refused_by_librdkafka;
 pub use source::KafkaSource;

@@ -11,12 +11,13 @@ use tidemill_core::position::TopicPartition;
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::source::{PartitionEnds, RawColumns, Scan, Source};
 
-use crate::config::{KafkaConfig, Topics};
+use crate::config::{KafkaConfig, Reader, Topics};
 use crate::fetch::budget::Budget;
 use crate::fetch::buffer_pool::BufferPool;
 use crate::fetch::reader;
 use crate::fetch::scan::KafkaScan;
 use crate::fetch::session::Shared;
+use crate::librdkafka::LibrdkafkaScan;
 use crate::wire::allowed::{Allowed, Operation, missing};
 use crate::wire::cluster::Cluster;
 use crate::wire::epoch_end::{AskedEpoch, epoch_ends};
@@ -328,6 +329,10 @@ impl Source for KafkaSource {
     }
 
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {
+        if let Reader::Librdkafka(properties) = &self.config().reader {
+            let cluster = Arc::clone(&self.shared.cluster);
+            return Arc::new(LibrdkafkaScan::new(cluster, properties, ranges, columns));
+        }
         let offsets: u64 = ranges.iter().map(RangePlan::offsets).sum();
         Arc::new(if offsets <= FEW_OFFSETS {
             KafkaScan::new(self.shared.clone(), &ranges, columns)

@@ -11,10 +11,10 @@ use tidemill_tests::pipeline::Pipeline;
 use tidemill_tests::target::{Kind, Target};
 use tidemill_tests::{java, servers};
 
-use crate::sheet::{head, sink, source};
+use crate::sheet::{READERS, head, sink, source};
 
 /// The truth of all hard topics, made once for all tests of this process.
-fn truth(name: &str) -> &'static Value {
+pub(crate) fn truth(name: &str) -> &'static Value {
     static TRUTH: OnceLock<Value> = OnceLock::new();
     let all = TRUTH.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -31,7 +31,7 @@ fn truth(name: &str) -> &'static Value {
 }
 
 /// Runs `sql` over a hard topic into files, in batches of at most `per_batch` offsets of a partition.
-fn rows(topic: &Value, format: &str, sql: &str, per_batch: u64) -> Vec<Value> {
+fn rows(topic: &Value, reader: &str, format: &str, sql: &str, per_batch: u64) -> Vec<Value> {
     let target = Target::create(Kind::File, "").expect("a sink");
     let text = format!(
         r#"name = "{app}"
@@ -44,6 +44,7 @@ brokers = "{brokers}"
 topics = [{topic}]
 {format}
 start = "earliest"
+reader = "{reader}"
 max_rate_per_partition = {rate}
 
 [queries.seen]
@@ -88,18 +89,18 @@ fn shows_exactly_the_committed(name: &str) {
         })
         .collect();
     // Cuts at many offsets let batches begin and end in aborted data, at markers and in holes.
-    for per_batch in [37, 100_000] {
+    for (reader, per_batch) in [("native", 37), ("native", 100_000), ("librdkafka", 211)] {
         let sql = "SELECT seq, part, producer, txn, aborted, _partition AS p, _offset AS o, \
                    CAST(CAST(_timestamp AS TIMESTAMP(3)) AS BIGINT) AS t FROM events";
-        let seen = rows(topic, JSON, sql, per_batch);
+        let seen = rows(topic, reader, JSON, sql, per_batch);
         let first = seen.iter().zip(&expected).position(|(seen, expected)| seen != expected);
         if let Some(at) = first {
             panic!(
-                "{name}, {per_batch} per batch: row {at} is {}, expected {}",
+                "{name}, {reader}, {per_batch} per batch: row {at} is {}, expected {}",
                 seen[at], expected[at]
             );
         }
-        assert_eq!(seen.len(), expected.len(), "{name}, {per_batch} per batch");
+        assert_eq!(seen.len(), expected.len(), "{name}, {reader}, {per_batch} per batch");
     }
 }
 
@@ -207,15 +208,17 @@ fn odd_keys_values_and_headers_arrive_byte_for_byte() {
     let sql = "SELECT _partition AS p, _offset AS o, encode(_key, 'hex') AS k, octet_length(value) AS length, \
                encode(sha256(value), 'hex') AS digest, coalesce(array_length(_headers), 0) AS headers, \
                _headers[1]['key'] AS first, encode(_headers[3]['value'], 'hex') AS third FROM events";
-    let mut seen = rows(topic, "format = \"raw\"", sql, 100_000);
-    for row in &mut seen {
-        row.as_object_mut()
-            .expect("an object")
-            .retain(|_, field| !field.is_null());
-    }
-    assert_eq!(seen.len(), expected.len());
-    for (seen, expected) in seen.iter().zip(&expected) {
-        assert_eq!(seen, expected);
+    for reader in READERS {
+        let mut seen = rows(topic, reader, "format = \"raw\"", sql, 100_000);
+        for row in &mut seen {
+            row.as_object_mut()
+                .expect("an object")
+                .retain(|_, field| !field.is_null());
+        }
+        assert_eq!(seen.len(), expected.len(), "{reader}");
+        for (seen, expected) in seen.iter().zip(&expected) {
+            assert_eq!(seen, expected, "{reader}");
+        }
     }
 }
 

@@ -37,6 +37,7 @@ mod start;
 mod storm;
 mod time_limits;
 mod two_drivers;
+mod two_readers;
 mod typed;
 mod types;
 mod ways_out;

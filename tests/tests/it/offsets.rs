@@ -223,9 +223,16 @@ fn x13_what_retention_took_before_it_was_planned_is_told_and_recorded() {
 
 #[test]
 fn x13_what_retention_took_between_plan_and_fetch_is_told_and_recorded() {
-    for (policy, kept) in [("stop", None), ("earliest", Some(6..10)), ("latest", Some(0..0))] {
+    for (policy, kept, reader) in [
+        ("stop", None, "native"),
+        ("earliest", Some(6..10), "native"),
+        ("latest", Some(0..0), "native"),
+        ("stop", None, "librdkafka"),
+        ("earliest", Some(6..10), "librdkafka"),
+    ] {
         let topic = topic("raced", 2, &[numbered(0, 0..10), numbered(1, 0..10)].concat());
-        let copying = Copying::of(&topic, &format!("on_out_of_range = \"{policy}\""));
+        let more = format!("on_out_of_range = \"{policy}\"\nreader = \"{reader}\"");
+        let copying = Copying::of(&topic, &more);
         let armed = [("TIDEMILL_FAILPOINTS", "plan.after-log=stop@2")];
         let mut run = copying.pipeline.start_to_end(&armed).unwrap();
         assert!(run.wait_frozen(LIMIT).unwrap(), "{}", run.log());

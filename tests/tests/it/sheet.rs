@@ -7,6 +7,9 @@ use tidemill_tests::records::{Record, produce};
 use tidemill_tests::servers;
 use tidemill_tests::target::{Kind, Target};
 
+/// What fetches the records of a source.
+pub(crate) const READERS: [&str; 2] = ["native", "librdkafka"];
+
 /// A new topic that holds `records`.
 pub(crate) fn topic(name: &str, partitions: u64, records: &[Record]) -> String {
     let topic = servers::unique(name);

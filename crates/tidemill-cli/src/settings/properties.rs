@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use tidemill_kafka::refused_by_librdkafka;
 use tidemill_kafka::security::{Security, is_security};
 
 use super::document::Section;
@@ -15,6 +16,23 @@ impl fmt::Debug for Properties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
+}
+
+/// Reads those that librdkafka is to honour; what it can't is a problem at its line.
+pub(super) fn properties_of_librdkafka(section: &Section<'_, '_>) -> Properties {
+    let mut honoured = BTreeMap::new();
+    for (name, value, line) in section.pairs("properties") {
+        match refused_by_librdkafka(&name, &value) {
+            Some(why) => {
+                let at = format!("{}.{name}", section.at("properties"));
+                section.doc.problem(line, at, why);
+            }
+            None => {
+                honoured.insert(name, value);
+            }
+        }
+    }
+    Properties(honoured)
 }
 
 /// Reads them; what can't be honoured is a problem at its line. `refused` says why, for what is not about security.

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::document::Section;
 use super::place::{Place, local_path, place_of_text};
-use super::properties::{Properties, properties};
+use super::properties::{Properties, properties, properties_of_librdkafka};
 use super::units;
 
 /// How values are read.
@@ -91,6 +91,8 @@ pub(crate) struct SourceSettings {
     pub group: String,
     /// False under `read_uncommitted`.
     pub read_committed: bool,
+    /// True where librdkafka reads.
+    pub through_librdkafka: bool,
     /// Properties that the reader honours.
     pub properties: Properties,
 }
@@ -122,7 +124,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
         _ => OnOutOfRange::Stop,
     };
     let on_bad_record = on_bad_record(&section, format.as_ref(), topics.as_ref(), folder);
-    section.one_of("reader", &["native"], &["librdkafka"], "native");
+    let through_librdkafka = section.one_of("reader", &["native", "librdkafka"], &[], "native") == "librdkafka";
     let read_committed = section.one_of(
         "isolation",
         &["read_committed", "read_uncommitted"],
@@ -136,7 +138,11 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
     let initial_rate = section.count("initial_rate");
     let batch_bytes_max = section.size("max_batch_bytes", 256 << 20);
     let group = section.text("group").unwrap_or_else(|| app.to_owned());
-    let properties = properties(&section, refused_property);
+    let properties = if through_librdkafka {
+        properties_of_librdkafka(&section)
+    } else {
+        properties(&section, refused_property)
+    };
     let line = section.line;
     section.finish();
     Some(SourceSettings {
@@ -155,6 +161,7 @@ pub(super) fn read(name: &str, section: Section<'_, '_>, app: &str, folder: &Pat
         batch_bytes_max,
         group,
         read_committed,
+        through_librdkafka,
         properties,
     })
 }

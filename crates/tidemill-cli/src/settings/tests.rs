@@ -269,6 +269,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "f.toml:34: rate.integral: must be 0 or more",
     ),
     (
+        "format  = \"json\"",
+        "format = \"json\"\nreader = \"librdkafka\"",
+        "sources.events.properties.security.protocol: librdkafka is built in without TLS and SASL",
+    ),
+    (
         "backpressure = false",
         "min_rate = \"10\"",
         "f.toml:34: rate.min_rate: expected a number, found string",

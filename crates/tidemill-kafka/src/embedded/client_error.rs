@@ -39,7 +39,7 @@ fn kind_of(code: RDKafkaErrorCode) -> Kind {
 }
 
 /// The error of doing `what`, in librdkafka's or the broker's words.
-pub(super) fn client_error(what: impl Into<String>, error: KafkaError) -> Error {
+pub(crate) fn client_error(what: impl Into<String>, error: KafkaError) -> Error {
     match error {
         // The value is left out: it may be a password.
         KafkaError::ClientConfig(_, reason, key, _) => {

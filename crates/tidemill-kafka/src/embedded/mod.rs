@@ -4,5 +4,5 @@
 
 pub mod ad_events;
 pub mod broker;
-mod client_error;
+pub(crate) mod client_error;
 pub mod feed;

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayBuilder, ArrayRef, BinaryBuilder, BinaryViewArray, Int64Array, ListArray, NullBufferBuilder, StringBuilder,
-    StructArray, TimestampMillisecondArray, make_view,
-};
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::DataType;
-use tidemill_engine::source::{RawColumns, RawRows, header_field};
+use arrow::array::{BinaryViewArray, Int64Array, NullBufferBuilder, TimestampMillisecondArray, make_view};
+use arrow::buffer::{Buffer, ScalarBuffer};
+use tidemill_engine::source::{RawColumns, RawRows};
 
+use super::headers::Headers;
 use super::varint::Cursor;
 
 const INLINE_BYTES: usize = 12;
@@ -52,13 +49,6 @@ struct Views {
     nulls: NullBufferBuilder,
 }
 
-#[derive(Debug)]
-struct Headers {
-    ends: Vec<i32>,
-    keys: StringBuilder,
-    values: BinaryBuilder,
-}
-
 impl Views {
     fn with_capacity(rows: usize) -> Self {
         Self {
@@ -90,29 +80,6 @@ impl Views {
 
     fn finish(mut self, buffers: &Arc<[Buffer]>) -> Result<BinaryViewArray, String> {
         BinaryViewArray::try_new(ScalarBuffer::from(self.views), Arc::clone(buffers), self.nulls.finish())
-            .map_err(|error| error.to_string())
-    }
-}
-
-impl Headers {
-    fn with_capacity(rows: usize) -> Self {
-        let mut ends = Vec::with_capacity(rows + 1);
-        ends.push(0);
-        Self {
-            ends,
-            keys: StringBuilder::new(),
-            values: BinaryBuilder::new(),
-        }
-    }
-
-    fn finish(mut self) -> Result<ListArray, String> {
-        let item = header_field();
-        let DataType::Struct(fields) = item.data_type().clone() else {
-            return Err("headers are no struct".into());
-        };
-        let columns: Vec<ArrayRef> = vec![Arc::new(self.keys.finish()), Arc::new(self.values.finish())];
-        let entries = StructArray::try_new(fields, columns, None).map_err(|error| error.to_string())?;
-        ListArray::try_new(item, OffsetBuffer::new(self.ends.into()), Arc::new(entries), None)
             .map_err(|error| error.to_string())
     }
 }
@@ -195,7 +162,7 @@ impl Columns {
             values.push(data, value, frame);
         }
         if let Some(headers) = &mut self.headers {
-            headers.ends.push(i32::try_from(headers.keys.len()).ok()?);
+            headers.end_record()?;
         }
         Some(offset)
     }
@@ -210,9 +177,7 @@ impl Columns {
                 None => None,
             };
             if let (true, Some(headers)) = (wanted, &mut self.headers) {
-                // The protocol says UTF-8; a producer that does otherwise must not stop the stream.
-                headers.keys.append_value(String::from_utf8_lossy(key));
-                headers.values.append_option(value);
+                headers.push(key, value);
             }
         }
         Some(())

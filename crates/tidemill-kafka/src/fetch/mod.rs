@@ -8,6 +8,7 @@ mod columns;
 mod damage;
 mod decompress;
 mod demand;
+pub(crate) mod headers;
 mod outage;
 pub(crate) mod reader;
 pub(crate) mod record_batch;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream;
 use tidemill_core::plan::RangePlan;
+use tidemill_core::position::TopicPartition;
 use tidemill_engine::error::{Error, Kind};
 use tidemill_engine::source::{RangeStream, RawColumns, Scan};
 use tokio::runtime::Handle;
@@ -19,7 +20,7 @@ use super::session::{Ended, Session, Shared};
 use super::slice::{Slice, SliceReader, pair};
 use crate::wire::backoff::Backoff;
 use crate::wire::fault::{Answer, Fault, check};
-use crate::wire::metadata::Metadata;
+use crate::wire::metadata::{Metadata, Topic};
 use crate::wire::topic_id;
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -196,31 +197,9 @@ impl ScanTask {
 /// The address of the slice's leader, after its topic was found to be the planned one.
 fn leader(slice: &mut Slice, metadata: &Metadata) -> Answer<String> {
     let partition = &slice.partition;
-    let topic = metadata.topics.get(&partition.topic);
     let number = partition.partition;
-    let Some(topic) = topic.filter(|topic| topic.code != UNKNOWN_TOPIC_OR_PARTITION) else {
-        if slice.absent_since.get_or_insert_with(Instant::now).elapsed() < MISSING_TOPIC_WAIT {
-            return Err(Fault::Passing(format!("{partition}: its topic is unknown")));
-        }
-        let text = format!(
-            "{partition}: topic {} was deleted before it was read up to {}",
-            partition.topic, slice.until
-        );
-        return Err(Fault::Final(Error::new(Kind::Loss, text)));
-    };
-    check(topic.code, || {
-        format!("topic {}: its metadata can't be read", partition.topic)
-    })?;
-    if let (Some(planned), Some(now)) = (&slice.planned_id, topic.id.map(topic_id::to_text))
-        && *planned != now
-    {
-        let text = format!(
-            "{partition}: topic {} was deleted and created again (id {planned} at planning, {now} now); its planned \
-             records are gone",
-            partition.topic
-        );
-        return Err(Fault::Final(Error::new(Kind::Loss, text)));
-    }
+    let planned_id = slice.planned_id.as_deref();
+    let topic = planned_topic(partition, planned_id, slice.until, &mut slice.absent_since, metadata)?;
     let Some(leader) = topic.partitions.get(&number) else {
         return Err(Fault::Passing(format!("{partition} is unknown to the brokers")));
     };
@@ -230,6 +209,44 @@ fn leader(slice: &mut Slice, metadata: &Metadata) -> Answer<String> {
     slice.topic_id = topic.id;
     slice.leader_epoch = leader.epoch;
     Ok(address.clone())
+}
+
+/// The topic of a range that ends at `until`, found to be the planned one.
+///
+/// # Errors
+/// Passing where it may be there later, `Loss` where it was deleted, as is seen since `absent_since`, or made anew.
+pub(crate) fn planned_topic<'a>(
+    partition: &TopicPartition,
+    planned_id: Option<&str>,
+    until: i64,
+    absent_since: &mut Option<Instant>,
+    metadata: &'a Metadata,
+) -> Answer<&'a Topic> {
+    let topic = metadata.topics.get(&partition.topic);
+    let Some(topic) = topic.filter(|topic| topic.code != UNKNOWN_TOPIC_OR_PARTITION) else {
+        if absent_since.get_or_insert_with(Instant::now).elapsed() < MISSING_TOPIC_WAIT {
+            return Err(Fault::Passing(format!("{partition}: its topic is unknown")));
+        }
+        let text = format!(
+            "{partition}: topic {} was deleted before it was read up to {until}",
+            partition.topic
+        );
+        return Err(Fault::Final(Error::new(Kind::Loss, text)));
+    };
+    check(topic.code, || {
+        format!("topic {}: its metadata can't be read", partition.topic)
+    })?;
+    if let (Some(planned), Some(now)) = (planned_id, topic.id.map(topic_id::to_text))
+        && *planned != now
+    {
+        let text = format!(
+            "{partition}: topic {} was deleted and created again (id {planned} at planning, {now} now); its planned \
+             records are gone",
+            partition.topic
+        );
+        return Err(Fault::Final(Error::new(Kind::Loss, text)));
+    }
+    Ok(topic)
 }
 
 #[cfg(test)]
