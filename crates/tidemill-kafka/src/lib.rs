@@ -6,6 +6,8 @@ pub mod embedded;
 #[cfg(test)]
 mod fake_cluster;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod librdkafka;
 mod murmur2;
 pub mod security;

@@ -53,9 +53,16 @@ impl Chunk {
         let mut decompressor = Decompressor::default();
         let mut aborted = AbortedFilter::new(&self.aborted);
         let mut at = 0;
+        let mut before = None;
         while let Some(header) = BatchHeader::read(&self.records[at..])? {
             let batch = at..at + header.bytes;
             at = batch.end;
+            if let Some(last) = before.replace(header.last_offset())
+                && header.base_offset <= last
+            {
+                let reason = format!("it follows a batch that ends at offset {last}");
+                return Err(Damage::new(header.base_offset, reason));
+            }
             if header.base_offset >= self.until {
                 break;
             }
@@ -234,6 +241,16 @@ mod tests {
                 (vec!["a"], 1),
                 "{cut} bytes missing"
             );
+        }
+    }
+
+    #[test]
+    fn a_batch_that_goes_back_is_damage_and_its_records_are_not_doubled() {
+        for second in [TestBatch::values(1, &["b", "c"]), TestBatch::values(0, &["a"])] {
+            let data = log(&[TestBatch::values(0, &["a", "b"]), second.clone()]);
+            let error = read(&chunk(data, 0, 10)).unwrap_err();
+            assert_eq!(error.offset, second.base_offset);
+            assert!(error.to_string().contains("ends at offset 1"), "{error}");
         }
     }
 

@@ -1,23 +1,23 @@
 //! Ranges of Kafka partitions as Arrow views.
 
-mod aborted;
+pub(crate) mod aborted;
 pub(crate) mod budget;
 pub(crate) mod buffer_pool;
-mod chunk;
+pub(crate) mod chunk;
 mod columns;
 mod damage;
-mod decompress;
+pub(crate) mod decompress;
 mod demand;
 pub(crate) mod headers;
 mod outage;
 pub(crate) mod reader;
 pub(crate) mod record_batch;
 mod request;
-mod response;
+pub(crate) mod response;
 pub(crate) mod scan;
-mod scratch;
+pub(crate) mod scratch;
 pub(crate) mod session;
 mod slice;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod testing;
 pub(crate) mod varint;

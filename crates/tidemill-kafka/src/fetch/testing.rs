@@ -193,13 +193,13 @@ impl Packing {
     }
 
     pub(crate) fn pack(self, data: &[u8]) -> Vec<u8> {
-        let snappy = |data| snap::raw::Encoder::new().compress_vec(data).unwrap();
+        let snappy = |data| snap::raw::Encoder::new().compress_vec(data).expect("packs");
         match self {
             Self::Plain => data.to_vec(),
             Self::Gzip => {
                 let mut compressor = libdeflater::Compressor::default();
                 let mut member = vec![0; compressor.gzip_compress_bound(data.len())];
-                let bytes = compressor.gzip_compress(data, &mut member).unwrap();
+                let bytes = compressor.gzip_compress(data, &mut member).expect("packs");
                 member.truncate(bytes);
                 member
             }
@@ -215,8 +215,8 @@ impl Packing {
             Self::Lz4 => lz4_frame(data, lz4::BlockMode::Independent),
             Self::Lz4Linked => lz4_frame(data, lz4::BlockMode::Linked),
             Self::Torn => lz4_frame(data, lz4::BlockMode::Independent)[..12].to_vec(),
-            Self::Zstd => zstd::bulk::compress(data, 3).unwrap(),
-            Self::ZstdStream => zstd::stream::encode_all(data, 3).unwrap(),
+            Self::Zstd => zstd::bulk::compress(data, 3).expect("packs"),
+            Self::ZstdStream => zstd::stream::encode_all(data, 3).expect("packs"),
         }
     }
 }
@@ -226,9 +226,9 @@ fn lz4_frame(data: &[u8], mode: lz4::BlockMode) -> Vec<u8> {
         .block_mode(mode)
         .block_size(lz4::BlockSize::Max64KB)
         .build(Vec::new())
-        .unwrap();
-    std::io::Write::write_all(&mut encoder, data).unwrap();
+        .expect("packs");
+    std::io::Write::write_all(&mut encoder, data).expect("packs");
     let (frame, result) = encoder.finish();
-    result.unwrap();
+    result.expect("packs");
     frame
 }

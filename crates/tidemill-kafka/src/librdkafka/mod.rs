@@ -6,7 +6,7 @@
 //! Memory: of each range at most its part of `fetch_budget_bytes`, 64 KiB at least, and one response.
 
 mod feed;
-mod progress;
+pub(crate) mod progress;
 mod range;
 mod rows;
 mod scan;

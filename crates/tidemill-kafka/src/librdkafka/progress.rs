@@ -12,16 +12,16 @@ use tidemill_core::position::TopicPartition;
 
 /// One partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// The next offset to fetch; negative before the first.
-    pub(super) next_offset: i64,
+    pub(crate) next_offset: i64,
     /// Where readable records end, as the last answer said; negative before the first.
     #[serde(rename = "ls_offset")]
-    pub(super) stable_end: i64,
+    pub(crate) stable_end: i64,
 }
 
 /// All partitions of a consumer.
-pub(super) type AllProgress = HashMap<TopicPartition, Progress>;
+pub(crate) type AllProgress = HashMap<TopicPartition, Progress>;
 
 #[derive(Debug, Deserialize)]
 struct Statistics {
@@ -39,7 +39,7 @@ struct TopicStatistics {
 ///
 /// # Errors
 /// Where they are not what they were.
-pub(super) fn read(statistics: &[u8]) -> Result<AllProgress, serde_json::Error> {
+pub(crate) fn read(statistics: &[u8]) -> Result<AllProgress, serde_json::Error> {
     let statistics: Statistics = serde_json::from_slice(statistics)?;
     let mut all = AllProgress::new();
     for (topic, found) in statistics.topics {

@@ -18,15 +18,21 @@ use super::range::{RangeReader, Source};
 use crate::fetch::scan::planned_topic;
 use crate::wire::cluster::Cluster;
 
+/// A range that nobody reads yet, and where its records will come from.
+type Untaken = (RangePlan, oneshot::Receiver<Result<Feed>>);
+
+/// A consumer that was not started, and the ranges that wait for it.
+type Unstarted = (rdkafka::ClientConfig, Vec<(RangePlan, Waiting)>);
+
 /// The ranges of one source in one scan.
 #[derive(Debug)]
 pub(crate) struct LibrdkafkaScan {
     columns: RawColumns,
     identities: Arc<Identities>,
     /// Leaf locks: taken once per range, at its beginning.
-    ranges: Mutex<Vec<Option<(RangePlan, oneshot::Receiver<Result<Feed>>)>>>,
+    ranges: Mutex<Vec<Option<Untaken>>>,
     /// The consumers that were not started, until the first range is.
-    consumers: Arc<Mutex<Vec<(rdkafka::ClientConfig, Vec<(RangePlan, Waiting)>)>>>,
+    consumers: Arc<Mutex<Vec<Unstarted>>>,
 }
 
 /// What the topics of a scan must be for its records to be the planned ones.
@@ -80,7 +86,7 @@ impl LibrdkafkaScan {
         columns: RawColumns,
     ) -> Self {
         let config = client_config(cluster.config(), properties, ranges.len());
-        let mut consumers: Vec<(rdkafka::ClientConfig, Vec<(RangePlan, Waiting)>)> = Vec::new();
+        let mut consumers: Vec<Unstarted> = Vec::new();
         let mut parts: HashMap<TopicPartition, usize> = HashMap::new();
         let waiting = ranges.iter().map(|range| {
             let part = parts.entry(range.partition.clone()).or_insert(0);

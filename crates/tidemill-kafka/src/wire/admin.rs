@@ -52,7 +52,7 @@ pub(crate) async fn create_topic(cluster: &Cluster, name: &str, settings: &[(&st
     check_write(code, || format!("topic {name} can't be made{words}"))
 }
 
-fn read_created(body: &Body) -> Result<(i16, Option<String>), Malformed> {
+pub(super) fn read_created(body: &Body) -> Result<(i16, Option<String>), Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     if fields.count(10)?.unwrap_or(0) == 0 {
@@ -112,7 +112,7 @@ pub(crate) async fn setting(cluster: &Cluster, resource: Resource<'_>, setting: 
 
 type Settings = Vec<(String, Option<String>)>;
 
-fn read_settings(body: &Body) -> Result<(i16, Settings), Malformed> {
+pub(super) fn read_settings(body: &Body) -> Result<(i16, Settings), Malformed> {
     let mut fields = Fields::new(&body.bytes, body.version >= 4);
     fields.int32()?;
     let resources = fields.list(8, |fields| {

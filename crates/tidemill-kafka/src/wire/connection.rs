@@ -1,5 +1,6 @@
 //! One connection to one broker.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,9 @@ use futures::FutureExt;
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use tidemill_engine::error::{Error, Kind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::fault::{Answer, Fault};
@@ -30,12 +30,17 @@ const LIFETIME_USED: f64 = 0.8;
 /// How an alert of TLS begins; it is what a plain client gets from a TLS listener.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
+/// What carries bytes where it is not TCP alone: TLS.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Transport for T {}
+
 /// A connection on which one request is under way at a time.
 ///
 /// An error leaves it in an unknown state: drop it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    stream: Either<TcpStream, Box<dyn Transport>>,
     broker: String,
     /// When the broker no longer believes who we are.
     known_until: Option<Instant>,
@@ -56,7 +61,7 @@ impl Connection {
             let stream = TcpStream::connect(broker).await.map_err(|error| lost(broker, &error))?;
             stream.set_nodelay(true).map_err(|error| lost(broker, &error))?;
             let security = &config.security;
-            let stream = match &security.tls {
+            let stream: Either<_, Box<dyn Transport>> = match &security.tls {
                 None => Either::Left(stream),
                 Some(tls) => Either::Right(Box::new(tls::encrypt(stream, broker, tls).await?)),
             };
@@ -82,6 +87,21 @@ impl Connection {
                 wait.as_secs_f32()
             )))
         })
+    }
+
+    /// A connection whose other side is `stream`.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn over(stream: Box<dyn Transport>, config: Arc<KafkaConfig>) -> Self {
+        Self {
+            stream: Either::Right(stream),
+            broker: "fuzz:0".to_owned(),
+            known_until: None,
+            versions: Versions::default(),
+            has_answered: false,
+            config,
+            last_correlation_id: 0,
+            outgoing: BytesMut::new(),
+        }
     }
 
     /// `host:port`.

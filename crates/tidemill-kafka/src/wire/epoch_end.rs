@@ -67,7 +67,7 @@ fn request(asked: &[AskedEpoch]) -> OffsetForLeaderEpochRequest {
 
 type End = (TopicPartition, i16, i64);
 
-fn read(body: &Body) -> Result<Vec<End>, Malformed> {
+pub(super) fn read(body: &Body) -> Result<Vec<End>, Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let topics = fields.list(3, |fields| {

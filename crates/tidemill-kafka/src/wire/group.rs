@@ -66,7 +66,7 @@ pub(crate) async fn allowed(cluster: &Cluster, coordinator: &str, group: &str) -
     Ok(allowed)
 }
 
-fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
+pub(super) fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let groups = fields.list(12, |fields| {
@@ -91,7 +91,7 @@ fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
     groups.into_iter().next().ok_or(Malformed("it describes no group"))
 }
 
-fn read_coordinator(body: &Body) -> Result<(i16, String), Malformed> {
+pub(super) fn read_coordinator(body: &Body) -> Result<(i16, String), Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let code = fields.int16()?;
@@ -141,7 +141,7 @@ pub(crate) async fn commit(
     Ok(())
 }
 
-fn read_commit(body: &Body) -> Result<Vec<(TopicPartition, i16)>, Malformed> {
+pub(super) fn read_commit(body: &Body) -> Result<Vec<(TopicPartition, i16)>, Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let topics = fields.list(3, |fields| {
@@ -199,7 +199,7 @@ pub(crate) async fn fetch(
 
 type Stored = (TopicPartition, i64, i16);
 
-fn read_fetch(body: &Body) -> Result<(Vec<Stored>, i16), Malformed> {
+pub(super) fn read_fetch(body: &Body) -> Result<(Vec<Stored>, i16), Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let topics = fields.list(3, |fields| {

@@ -92,7 +92,7 @@ fn request(cluster: &Cluster, partitions: &[(TopicPartition, i32)], which: Which
 
 type Offset = (TopicPartition, i16, i64);
 
-fn read(body: &Body) -> Result<Vec<Offset>, Malformed> {
+pub(super) fn read(body: &Body) -> Result<Vec<Offset>, Malformed> {
     let mut fields = Fields::new(&body.bytes, true);
     fields.int32()?;
     let topics = fields.list(3, |fields| {

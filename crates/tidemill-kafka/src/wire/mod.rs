@@ -3,6 +3,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod allowed;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod answers;
 pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod connection;
@@ -15,7 +17,7 @@ pub(crate) mod produce;
 mod request;
 pub(crate) mod response;
 mod sasl;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod testing;
 mod tls;
 pub(crate) mod topic_id;

@@ -71,7 +71,7 @@ pub(crate) async fn produce(
     Ok(written)
 }
 
-fn read(body: &Body) -> Result<Vec<Written>, Malformed> {
+pub(super) fn read(body: &Body) -> Result<Vec<Written>, Malformed> {
     let mut fields = Fields::new(&body.bytes, body.version >= 9);
     let topics = fields.list(3, |fields| {
         let topic = fields.required_text()?;

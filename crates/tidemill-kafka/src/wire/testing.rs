@@ -9,6 +9,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    #[cfg(test)]
     pub(crate) fn int8(mut self, value: i8) -> Self {
         self.bytes.extend(value.to_be_bytes());
         self

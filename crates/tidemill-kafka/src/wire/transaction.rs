@@ -60,7 +60,7 @@ pub(crate) async fn init(
     Ok(Some(producer))
 }
 
-fn read_init(body: &Body) -> Result<(i16, ProducerId), Malformed> {
+pub(super) fn read_init(body: &Body) -> Result<(i16, ProducerId), Malformed> {
     let mut fields = Fields::new(&body.bytes, body.version >= 2);
     fields.int32()?;
     let code = fields.int16()?;
@@ -116,7 +116,7 @@ pub(crate) async fn add_partitions(
     }
 }
 
-fn read_added(body: &Body) -> Result<Vec<(TopicPartition, i16)>, Malformed> {
+pub(super) fn read_added(body: &Body) -> Result<Vec<(TopicPartition, i16)>, Malformed> {
     let mut fields = Fields::new(&body.bytes, body.version >= 3);
     fields.int32()?;
     let topics = fields.list(3, |fields| {

@@ -73,7 +73,7 @@ async fn handshake(connection: &mut Connection, mechanism: &str) -> Answer<()> {
     check(code, || format!("broker {}: SaslHandshake", body.broker))
 }
 
-fn read_handshake(body: &Body) -> Result<(i16, Vec<String>), Malformed> {
+pub(super) fn read_handshake(body: &Body) -> Result<(i16, Vec<String>), Malformed> {
     let mut fields = Fields::new(&body.bytes, false);
     let code = fields.int16()?;
     let known = fields.list(2, |fields| Ok(fields.required_text()?.to_owned()))?;
@@ -82,7 +82,7 @@ fn read_handshake(body: &Body) -> Result<(i16, Vec<String>), Malformed> {
 
 /// A broker's reply in the course of a mechanism.
 #[derive(Debug, PartialEq, Eq)]
-struct Reply {
+pub(super) struct Reply {
     message: Vec<u8>,
     lifetime: Option<Duration>,
 }
@@ -103,7 +103,7 @@ async fn exchange(connection: &mut Connection, message: Vec<u8>) -> Answer<Reply
     Ok(reply)
 }
 
-fn read_reply(body: &Body) -> Result<(i16, Option<String>, Reply), Malformed> {
+pub(super) fn read_reply(body: &Body) -> Result<(i16, Option<String>, Reply), Malformed> {
     let mut fields = Fields::new(&body.bytes, body.version >= 2);
     let code = fields.int16()?;
     let words = fields.text()?.map(str::to_owned);
@@ -144,6 +144,15 @@ async fn bearer(connection: &mut Connection, file: &str) -> Answer<Option<Durati
         return Err(refused(connection, &format!("it does not take the token: {words}")));
     }
     Ok(reply.lifetime)
+}
+
+/// What becomes of a server's challenge.
+///
+/// # Errors
+/// Where it is refused.
+#[cfg(feature = "fuzzing")]
+pub(super) fn answer_challenge(challenge: &[u8]) -> Result<(String, String), String> {
+    Scram::new(Hash::Sha256, "me", "r").answer(challenge, "hunter2")
 }
 
 #[cfg(test)]

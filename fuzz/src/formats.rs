@@ -1,0 +1,193 @@
+//! Records of every format, and the files that people and former runs leave behind.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{Array, BinaryViewArray, Int64Array};
+use arrow::datatypes::SchemaRef;
+use tidemill_connect::file::Manifest;
+use tidemill_core::plan::BatchPlan;
+use tidemill_engine::checkpoint::record;
+use tidemill_engine::format::{AvroFormat, AvroHeader, CsvFormat, Format, JsonFormat, parse_columns};
+use tidemill_engine::source::RawRows;
+
+use crate::settings::Settings;
+
+const COLUMNS: &str = "i BIGINT, s SMALLINT, u INT UNSIGNED, f DOUBLE, t VARCHAR, b BOOLEAN, d DECIMAL(12, 3), day DATE, \
+                       at TIMESTAMP(3)";
+const NESTED: &str = ", list BIGINT[], inner STRUCT<x INT, y VARCHAR[]>";
+const SCHEMA: &str = r#"{"type": "record", "name": "e", "fields": [
+    {"name": "i", "type": "long"}, {"name": "f", "type": ["null", "double"]}, {"name": "t", "type": "string"},
+    {"name": "e", "type": {"type": "enum", "name": "k", "symbols": ["A", "B"]}},
+    {"name": "x", "type": {"type": "fixed", "name": "six", "size": 6}},
+    {"name": "list", "type": {"type": "array", "items": ["null", "int"]}},
+    {"name": "map", "type": {"type": "map", "values": "bytes"}},
+    {"name": "inner", "type": ["null", {"type": "record", "name": "n", "fields": [{"name": "b", "type": "boolean"}]}]},
+    {"name": "d", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+    {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}"#;
+
+/// Records, split at bytes of value 0xff, which stands in no UTF-8 text.
+fn rows(data: &[u8]) -> RawRows {
+    let records: Vec<Option<&[u8]>> = data
+        .split(|byte| *byte == 0xff)
+        .map(|record| (!record.is_empty()).then_some(record))
+        .collect();
+    let count = records.len() as i64;
+    RawRows {
+        offsets: (0..count).collect::<Int64Array>(),
+        keys: None,
+        values: Some(BinaryViewArray::from_iter(records)),
+        timestamps: None,
+        headers: None,
+        position: count,
+        bytes: data.len() as u64,
+    }
+}
+
+/// All columns, and one alone: what is not wanted takes other ways.
+fn decode(format: &dyn Format, schema: &SchemaRef, rows: &RawRows) {
+    let all: Vec<usize> = (0..schema.fields().len()).collect();
+    for wanted in [all.as_slice(), &[0]] {
+        let decoded = format.decoder(wanted).decode(rows);
+        assert_eq!(decoded.columns.len(), wanted.len());
+        for column in &decoded.columns {
+            assert_eq!(column.len(), rows.offsets.len());
+            column.to_data().validate_full().expect("a sound column");
+        }
+        if let Some(bad) = decoded.bad {
+            assert_eq!(bad.keep.len(), rows.offsets.len());
+            assert!(bad.count > 0 && bad.first_row < bad.keep.len());
+        }
+    }
+}
+
+/// JSON records.
+pub(crate) fn json(data: &[u8]) {
+    static FORMAT: OnceLock<(JsonFormat, SchemaRef)> = OnceLock::new();
+    let (format, schema) = FORMAT.get_or_init(|| {
+        let schema = parse_columns(&format!("{COLUMNS}{NESTED}"))
+            .or_else(|_| parse_columns(COLUMNS))
+            .expect("columns");
+        (JsonFormat::new(Arc::clone(&schema)).expect("a format"), schema)
+    });
+    decode(format, schema, &rows(data));
+}
+
+/// CSV records; the first byte says whether each has a header.
+pub(crate) fn csv(data: &[u8]) {
+    let Some((choice, data)) = data.split_first() else {
+        return;
+    };
+    let schema = parse_columns(COLUMNS).expect("columns");
+    let format = CsvFormat::new(Arc::clone(&schema), b',', choice % 2 == 0).expect("a format");
+    decode(&format, &schema, &rows(data));
+}
+
+/// Avro records of a schema with something of everything; the first byte says how the header is told. Here records may hold
+/// any byte, so that there is one.
+pub(crate) fn avro(data: &[u8]) {
+    let Some((choice, data)) = data.split_first() else {
+        return;
+    };
+    let header = match choice % 3 {
+        0 => AvroHeader::Told,
+        1 => AvroHeader::Always,
+        _ => AvroHeader::Never,
+    };
+    let (format, schema) = AvroFormat::new(SCHEMA, header).expect("a schema");
+    let rows = RawRows {
+        offsets: Int64Array::from(vec![0]),
+        values: Some(BinaryViewArray::from_iter([Some(data)])),
+        position: 1,
+        ..rows(&[])
+    };
+    decode(&format, &schema, &rows);
+}
+
+/// Avro schemas.
+pub(crate) fn avro_schema(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok((format, schema)) = AvroFormat::new(text, AvroHeader::Told)
+        && !schema.fields().is_empty()
+    {
+        let readable = |column: &usize| format.unreadable(*column).is_none();
+        let wanted: Vec<usize> = (0..schema.fields().len()).filter(readable).collect();
+        drop(format.decoder(&wanted).decode(&rows(b"\x02\x04ab\x00")));
+    }
+}
+
+/// Lists of columns.
+pub(crate) fn columns(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(schema) = parse_columns(text)
+    {
+        drop(JsonFormat::new(Arc::clone(&schema)));
+        drop(CsvFormat::new(schema, b',', false));
+    }
+}
+
+/// Records of the checkpoint.
+pub(crate) fn checkpoint(data: &[u8]) {
+    drop(record::decode::<BatchPlan>("plan", "plans/1.json", data));
+    // Behind the checksum, too.
+    if let Ok(plan) = serde_json::from_slice::<BatchPlan>(data) {
+        let (bytes, hash) = record::encode("plan", "n", &plan).expect("a plan is JSON");
+        let back = record::decode::<BatchPlan>("plan", "plans/1.json", &bytes).expect("what was written");
+        assert_eq!((back.body == plan, back.hash), (true, hash));
+        drop(plan.after());
+    }
+}
+
+/// Manifests of the file sink.
+pub(crate) fn manifest(data: &[u8]) {
+    if let Ok(manifest) = serde_json::from_slice::<Manifest>(data) {
+        let text = serde_json::to_vec(&manifest).expect("a manifest is JSON");
+        assert_eq!(
+            serde_json::from_slice::<Manifest>(&text).expect("what was written"),
+            manifest
+        );
+    }
+}
+
+/// Pipeline files.
+pub(crate) fn settings(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let env = |name: &str| (name == "A").then(|| "hunter2".to_owned());
+        match Settings::parse("f.toml", text, Path::new("/pipelines"), &env) {
+            Ok(settings) => drop(format!("{settings:?}")),
+            Err(problems) => assert!(!problems.list.is_empty()),
+        }
+    }
+}
+
+const PLAN: &str = include_str!("../../tests/fixtures/v1/checkpoint/plans/00000000000000000001.json");
+const PIPELINE: &str = include_str!("../../crates/tidemill-cli/src/pipeline.toml");
+
+/// Sound inputs.
+pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let texts: &[&str] = match target {
+        "json" => &[
+            "{\"i\":1,\"s\":-2,\"u\":3,\"f\":1.5e3,\"t\":\"a\\u00e4\\n\",\"b\":true,\"d\":\"1.250\",\"day\":\"2026-01-31\",\"at\":1700000000000}",
+            "{\"x\":{\"y\":[1,{\"z\":null}]},\"at\":\"2026-01-31T12:00:00Z\"}",
+        ],
+        "csv" => &[
+            "\u{1}1,-2,3,1.5,\"a\"\"b\",true,1.250,2026-01-31,2026-01-31T12:00:00Z,",
+            "\u{0}t,i\nx,1\n",
+        ],
+        "avro" => &["\u{2}\u{2}\u{0}\u{2}a\u{0}abcdef\u{0}\u{0}\u{0}\u{2}\u{1}\u{2}"],
+        "avro-schema" => &[SCHEMA],
+        "columns" => &[COLUMNS, "a STRUCT<b INT NOT NULL, c VARCHAR[]>"],
+        "checkpoint" => &[PLAN],
+        "manifest" => {
+            &["{\"version\":1,\"batch\":1,\"files\":[{\"path\":\"a\",\"rows\":1,\"bytes\":2}],\"nonce\":\"n\"}"]
+        }
+        "settings" => &[PIPELINE],
+        _ => &[],
+    };
+    let mut seeds: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    if target == "checkpoint" {
+        // The body by itself, too.
+        seeds.extend(PLAN.split_once('\n').map(|(_, body)| body.as_bytes().to_vec()));
+    }
+    seeds
+}
