@@ -17,6 +17,7 @@ import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.clients.admin.TransactionDescription;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.acl.AccessControlEntry;
@@ -24,6 +25,8 @@ import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.quota.ClientQuotaAlteration;
+import org.apache.kafka.common.quota.ClientQuotaEntity;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.resource.PatternType;
 import org.apache.kafka.common.resource.ResourcePattern;
@@ -42,13 +45,15 @@ import org.apache.kafka.common.resource.ResourceType;
  * Topics BROKERS list
  * Topics BROKERS allow TYPE NAME PRINCIPAL OPERATION      an entry of access control: from then on nothing else is allowed there
  * Topics BROKERS describe TOPIC                          "id UUID", then a line per partition, "in sync P: N,N", then configs that were set
+ * Topics BROKERS quota CLIENT NAME VALUE                 bounds the client of that id, by consumer_byte_rate and the like
+ * Topics BROKERS transaction ID                          "state S timeout MS" of a producer's last transaction
  * </pre>
  * A partition line reads {@code partition P start S stable L end H}: L is the last stable offset, H the high watermark.
  */
 public final class Topics {
     public static void main(String[] args) throws Exception {
         if (args.length < 2) {
-            System.err.println("usage: Topics BROKERS wait|create|place|delete|grow|cut|list|allow|describe …");
+            System.err.println("usage: Topics BROKERS wait|create|place|delete|grow|cut|list|allow|describe|transaction|quota …");
             System.exit(2);
         }
         Map<String, Object> settings = new HashMap<>();
@@ -72,6 +77,8 @@ public final class Topics {
                 case "list" -> new TreeSet<>(admin.listTopics().names().get()).forEach(System.out::println);
                 case "allow" -> allow(admin, args[2], args[3], args[4], args[5]);
                 case "describe" -> describe(admin, args[2]);
+                case "transaction" -> transaction(admin, args[2]);
+                case "quota" -> quota(admin, args[2], args[3], Double.parseDouble(args[4]));
                 default -> throw new IllegalArgumentException("unknown command " + args[1]);
             }
         }
@@ -200,6 +207,17 @@ public final class Topics {
         admin.describeConfigs(List.of(resource)).all().get().get(resource).entries().stream()
                 .filter(entry -> entry.source() == org.apache.kafka.clients.admin.ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG)
                 .forEach(entry -> System.out.println("config " + entry.name() + "=" + entry.value()));
+    }
+
+    private static void quota(Admin admin, String client, String name, double value) throws Exception {
+        ClientQuotaEntity entity = new ClientQuotaEntity(Map.of(ClientQuotaEntity.CLIENT_ID, client));
+        ClientQuotaAlteration.Op op = new ClientQuotaAlteration.Op(name, value);
+        admin.alterClientQuotas(List.of(new ClientQuotaAlteration(entity, List.of(op)))).all().get();
+    }
+
+    private static void transaction(Admin admin, String id) throws Exception {
+        TransactionDescription found = admin.describeTransactions(List.of(id)).description(id).get();
+        System.out.printf("state %s timeout %d%n", found.state(), found.transactionTimeoutMs());
     }
 
     static Map<TopicPartition, Long> offsets(Admin admin, List<TopicPartition> partitions, OffsetSpec spec, IsolationLevel level)

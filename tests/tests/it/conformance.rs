@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::Array;
 use futures::StreamExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rustix::process::Signal;
 use tidemill_core::plan::RangePlan;
 use tidemill_engine::error::{Kind, Result};
 use tidemill_engine::source::{RawColumns, Source};
@@ -144,6 +147,105 @@ fn kdir_04_a_start_beyond_the_end_is_refused() {
         .unwrap();
     assert_eq!(ended.code(), Some(2), "{}", ended.log_tail());
     assert!(ended.stderr.contains("11"), "{}", ended.log_tail());
+}
+
+/// A pipeline from a topic of raw records to files, which publishes to `group`.
+fn publishing(topic: &str, group: &str, more: &str) -> Pipeline {
+    let source = format!(
+        "[sources.events]\nkind = \"kafka\"\nbrokers = \"{}\"\ntopics = [\"{topic}\"]\nformat = \"raw\"\ngroup = \"{group}\"\n{more}\n",
+        servers::kafka()
+    );
+    let text = head("kdir") + &source + &sink("out", "SELECT encode(value, 'hex') AS v FROM events", &files());
+    Pipeline::write(&text).unwrap()
+}
+
+/// Where a group stands in a topic of one partition, as another client sees it. A group nobody asked for before has no
+/// coordinator yet.
+fn group_offset(topic: &str, group: &str) -> Offset {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers::kafka())
+        .set("group.id", group)
+        .create()
+        .unwrap();
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(topic, 0);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match consumer.committed_offsets(asked.clone(), LIMIT) {
+            Ok(stored) => return stored.elements()[0].offset(),
+            Err(error) => assert!(Instant::now() < deadline, "{group}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn kdir_06_a_new_consumer_of_the_group_begins_where_the_stream_stood() {
+    let (topic, group) = (topic("kdir", &[]), servers::unique("group"));
+    produce(&topic, &texts(&["1"; 10])).unwrap();
+    assert_eq!(group_offset(&topic, &group), Offset::Invalid);
+    publishing(&topic, &group, "").run_to_end(&[], LIMIT).unwrap();
+    assert_eq!(group_offset(&topic, &group), Offset::Offset(10));
+    produce(&topic, &texts(&["2", "3"])).unwrap();
+    let next = publishing(&topic, &group, "start = \"committed\"");
+    let ended = next.run_to_end(&[], LIMIT).unwrap();
+    assert!(ended.stderr.contains("records=2 "), "{}", ended.log_tail());
+}
+
+/// Departs: a stop drains, and what was drained is published too. What a kill leaves unpublished is never missed, since nobody
+/// reads it back.
+#[test]
+fn kdir_08_departs_the_last_batch_before_a_stop_is_published() {
+    let (topic, group) = (topic("kdir", &[]), servers::unique("group"));
+    produce(&topic, &texts(&["1"; 10])).unwrap();
+    let pipeline = publishing(&topic, &group, "");
+    let run = pipeline.start(&[], &[]).unwrap();
+    assert!(run.wait_for_log("batch=1 ", LIMIT).unwrap(), "{}", run.log());
+    run.signal(Signal::TERM);
+    let ended = run.wait(LIMIT).unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", ended.log_tail());
+    assert_eq!(group_offset(&topic, &group), Offset::Offset(10));
+}
+
+/// Of positions that wait to be published the newest counts, and the group never goes back.
+#[test]
+fn kdir_09_many_batches_leave_the_newest_position_and_none_before_it() {
+    let (topic, group) = (topic("kdir", &[]), servers::unique("group"));
+    produce(&topic, &texts(&["1"; 60])).unwrap();
+    let pipeline = publishing(&topic, &group, "max_rate_per_partition = 100");
+    let mut run = pipeline.start_to_end(&[]).unwrap();
+    let mut seen = Vec::new();
+    while run.is_running().unwrap() {
+        if let Offset::Offset(offset) = group_offset(&topic, &group) {
+            seen.push(offset);
+        }
+    }
+    seen.push(60);
+    assert_eq!(run.wait(LIMIT).unwrap().code(), Some(0));
+    assert_eq!(group_offset(&topic, &group), Offset::Offset(60));
+    assert!(seen.windows(2).all(|pair| pair[0] <= pair[1]), "{seen:?}");
+    assert!(
+        seen.iter().all(|offset| offset % 10 == 0),
+        "each is the end of a batch: {seen:?}"
+    );
+}
+
+/// Departs by a record: a partition's share of a batch is rounded down, so that 5 for two partitions are 2 of each.
+#[test]
+fn krate_10_the_rate_gives_the_size_of_a_batch() {
+    let topic = servers::unique("krate");
+    java::create_topic(&topic, 2, &[]).unwrap();
+    let records: Vec<Record> = (0..200).map(|n| Record::of(n % 2, n.to_string())).collect();
+    produce(&topic, &records).unwrap();
+    for (rate, batch) in [(100, 10), (50, 4), (20, 2)] {
+        let group = servers::unique("group");
+        let pipeline = publishing(&topic, &group, &format!("initial_rate = {rate}"));
+        let run = pipeline.start(&[], &[]).unwrap();
+        assert!(run.wait_for_log("batch=1 ", LIMIT).unwrap(), "{}", run.log());
+        run.signal(Signal::TERM);
+        let ended = run.wait(LIMIT).unwrap();
+        let line = ended.stderr.lines().find(|line| line.contains("batch=1 ")).unwrap();
+        assert!(line.contains(&format!("records={batch} ")), "{rate}: {line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

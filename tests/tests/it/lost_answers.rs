@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tidemill_tests::case::{Case, Input, LIMIT};
 use tidemill_tests::pipeline::Finished;
 use tidemill_tests::proxy::{EndFault, Ends, Proxy};
-use tidemill_tests::servers;
-use tidemill_tests::target::Target;
+use tidemill_tests::target::{Kind, Target};
+use tidemill_tests::{java, servers};
 
 /// How long the sink's client waits for an answer.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,4 +109,32 @@ fn a_sink_that_goes_on_after_an_end_in_doubt_is_caught() {
         finished.log_tail()
     );
     eprintln!("retry-end-of-transaction: caught: {}, {verdict}", finished.status);
+}
+
+/// Frozen between the beginning of a batch and its first rows the producer has no transaction; with rows it has, and may take as
+/// long as the broker lets it.
+#[test]
+fn x25_a_transaction_begins_with_the_first_row() {
+    let case = Case::new(Kind::Kafka, Input::small(), PER_BATCH).expect("a pipeline");
+    let id = format!("tidemill-{}-out", case.app);
+    let told = || java::run("Topics", &["transaction", &id]).expect("it is known");
+    let armed = [(
+        "TIDEMILL_FAILPOINTS",
+        "sink.after-begin=stop@2,kafka.before-ledger=stop@3",
+    )];
+    let mut run = case.pipeline.start_to_end(&armed).expect("it starts");
+    for state in ["CompleteCommit", "Ongoing"] {
+        assert!(run.wait_frozen(LIMIT).expect("it lives"), "{}", run.log());
+        let told = told();
+        assert!(
+            told.contains(&format!("state {state} timeout 900000")),
+            "{state}: {told}"
+        );
+        run.signal(Signal::CONT);
+    }
+    let ended = run.wait(LIMIT).expect("it ends");
+    assert_eq!(ended.code(), Some(0), "{}", ended.log_tail());
+    case.judge()
+        .expect("the sink can be read")
+        .assert_clean(&ended.log_tail());
 }

@@ -16,7 +16,7 @@ const RECORDS: u64 = 3_000;
 
 /// The page's lines in `language`.
 pub(crate) fn lines(language: &str) -> String {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reading-files.md");
+    let page = "../docs/reading-files.md";
     let text = fs::read_to_string(page).unwrap();
     let (_, from) = text.split_once(&format!("```{language}\n")).unwrap();
     from.split_once("```").unwrap().0.to_owned()

@@ -610,7 +610,7 @@ async fn check_names_what_can_not_be_written() {
 
 #[tokio::test]
 async fn what_version_1_wrote_is_read() {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/folded/out");
+    let fixtures = "../../tests/fixtures/v1/folded/out";
     let mut sink = FileSink::new("out", fixtures, Encoding::Json).unwrap();
     let state = sink.inspect("fixture").await.unwrap();
     let ledger = state.ledger.unwrap();

@@ -24,7 +24,7 @@ async fn x04_a_newer_epoch_fences_the_older() {
 
 #[tokio::test]
 async fn what_version_1_wrote_is_read() {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/checkpoint");
+    let fixtures = "../../tests/fixtures/v1/checkpoint";
     let contents = Checkpoint::new(Arc::new(LocalStore::new(fixtures)))
         .read()
         .await
@@ -41,7 +41,7 @@ async fn what_version_1_wrote_is_read() {
 
 #[tokio::test]
 async fn what_version_1_folded_and_lost_is_read() {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/v1/folded/checkpoint");
+    let fixtures = "../../tests/fixtures/v1/folded/checkpoint";
     let checkpoint = Checkpoint::new(Arc::new(LocalStore::new(fixtures)));
     let contents = checkpoint.read().await.expect("reads");
     let (plan, commit) = (contents.last_plan.expect("plan"), contents.last_commit.expect("commit"));
@@ -127,4 +127,47 @@ async fn a_checkpoint_without_its_owner_is_not_taken_for_a_fresh_start() {
     };
     checkpoint.log_commit(&commit).await.expect("logs");
     assert_eq!(checkpoint.read().await.expect_err("refused").kind(), Kind::Config);
+}
+
+fn settled(batch_id: u64) -> CommitRecord {
+    CommitRecord {
+        batch_id,
+        epoch: 2,
+        sinks: BTreeMap::new(),
+        record_bytes: BTreeMap::new(),
+        committed_ms: 0,
+    }
+}
+
+/// A driver that was frozen before it wrote, or that thaws while another folds, changes nothing.
+#[tokio::test]
+async fn x05_what_stands_at_or_below_the_snapshot_is_dead_whoever_wrote_it() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let checkpoint = checkpoint(&folder);
+    let app = AppRecord {
+        app: "app".to_owned(),
+        app_uuid: "uuid".to_owned(),
+        created_ms: 0,
+    };
+    checkpoint.create(app).await.expect("creates");
+    let numbered = |batch_id, epoch| BatchPlan {
+        batch_id,
+        ..plan(epoch)
+    };
+    let last = checkpoint.log_plan(numbered(1000, 2)).await.expect("logs");
+    checkpoint.log_commit(&settled(1000)).await.expect("logs");
+    checkpoint.fold(&last, &settled(1000)).await.expect("folds");
+    std::fs::remove_dir_all(folder.path().join("plans")).expect("as later folds leave it");
+    std::fs::remove_dir_all(folder.path().join("commits")).expect("as later folds leave it");
+    for late in [400, 999] {
+        checkpoint.log_plan(numbered(late, 1)).await.expect("logs");
+        checkpoint.log_commit(&settled(late)).await.expect("logs");
+        let read = checkpoint.read().await.expect("reads");
+        assert_eq!(read.last_plan.as_ref(), Some(&last), "after plan {late}");
+        assert_eq!(
+            read.last_commit.expect("a commit").batch_id,
+            1000,
+            "after commit {late}"
+        );
+    }
 }

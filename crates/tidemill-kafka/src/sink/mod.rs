@@ -400,3 +400,23 @@ fn transaction_timeout(config: &KafkaSinkConfig, broker_max: Option<Duration>) -
         .min(TRANSACTION_TIMEOUT_MAX)
         .min(broker_max.unwrap_or(TRANSACTION_TIMEOUT_MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x25_a_transaction_may_last_as_long_as_broker_and_properties_let_it() {
+        let seconds = |asked: Option<&str>, broker: Option<u64>| {
+            let mut config = KafkaSinkConfig::new("localhost:1", "t");
+            let asked = asked.map(|millis| ("transaction.timeout.ms".to_owned(), millis.to_owned()));
+            config.properties.extend(asked);
+            transaction_timeout(&config, broker.map(Duration::from_secs)).as_secs()
+        };
+        assert_eq!(seconds(None, None), 900);
+        assert_eq!(seconds(None, Some(60)), 60);
+        assert_eq!(seconds(None, Some(3600)), 900);
+        assert_eq!(seconds(Some("5000"), Some(60)), 5);
+        assert_eq!(seconds(Some("120000"), Some(60)), 60);
+    }
+}
