@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
-use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress, Successor};
+use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Progress, Successor, TickPolicy};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
@@ -90,7 +90,7 @@ pub(crate) async fn driver(
         outputs.push(match ways_out.renames.iter().find(|(_, new)| *new == sink.name) {
             None => Output {
                 name: sink.name.clone(),
-                template,
+                job: Box::new(template),
                 sink: opened,
                 query_hash,
                 successor: None,
@@ -101,7 +101,7 @@ pub(crate) async fn driver(
                 before.name.clone_from(old);
                 Output {
                     name: old.clone(),
-                    template,
+                    job: Box::new(template),
                     sink: open_sink(&settings.name, &before)?,
                     query_hash,
                     dead_letters,
@@ -136,9 +136,10 @@ pub(crate) async fn driver(
         reduce_slices,
         pipeline_hash: pipeline_hash(settings),
         tables: identities,
-        every_tick: false,
+        ticks: TickPolicy::Merged,
         until_caught_up,
         ways_out,
+        state: None,
     };
     let clock = Arc::new(SystemClock::default());
     Ok(Driver::new(

@@ -39,5 +39,6 @@ pub(crate) fn ways_out(settings: &Settings, orders: Orders) -> Result<WaysOut> {
         drop_sinks: orders.drop_sink,
         renames,
         new_targets: orders.new_target,
+        forget_states: Vec::new(),
     })
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::loss::Loss;
 use crate::plan::{BatchId, BatchPlan, Epoch};
 use crate::position::Positions;
+use crate::state::StateVersions;
 
 /// One record of a sink's ledger. It becomes visible in the same atomic act as the batch's rows, and is the truth about them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct LedgerRecord {
     /// What was gone before it was read, in ranges of the plan (X13).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
+    /// What the stateful operators hold after the batch, as far as this sink or those before it made it so (X30).
+    #[serde(default, skip_serializing_if = "StateVersions::is_empty")]
+    pub states: StateVersions,
     /// Rows made visible.
     pub rows: u64,
 }

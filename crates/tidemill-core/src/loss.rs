@@ -102,6 +102,8 @@ mod tests {
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
             query_hashes: BTreeMap::new(),
+            states: BTreeMap::new(),
+            zero_ms: None,
             turn: None,
         }
     }

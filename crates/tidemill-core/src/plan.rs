@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::position::{Positions, TopicPartition};
+use crate::state::StateVersions;
 
 /// An increasing number, never used twice. 0 is the start plan, which resolves first positions and reads nothing.
 pub type BatchId = u64;
@@ -106,6 +107,13 @@ pub struct BatchPlan {
     /// Per sink the hash of what it is given, without its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query_hashes: BTreeMap<String, String>,
+    /// What the stateful operators hold before this batch (X30).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: StateVersions,
+    /// Where batch times are counted from, in milliseconds since 1970 UTC: they are this and whole intervals. `None` where they are
+    /// whatever the clock said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_ms: Option<i64>,
     /// Set where this plan reads nothing, and the stream goes on from [`before`](BatchPlan::before) by a person's order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<Turn>,

@@ -13,6 +13,8 @@ pub struct WaysOut {
     pub renames: Vec<(String, String)>,
     /// Sinks that begin anew where they point now.
     pub new_targets: Vec<String>,
+    /// Stateful operators whose state is given up.
+    pub forget_states: Vec<String>,
 }
 
 impl WaysOut {

@@ -38,6 +38,8 @@ pub const POINTS: &[(&str, &str)] = &[
     ("commit-log.after", ""),
     ("store.after-temp", ""),
     ("store.after-link", ""),
+    ("state.before-stage", "state"),
+    ("state.after-stage", "state"),
     ("group.before-publish", ""),
     ("group.after-publish", ""),
 ];

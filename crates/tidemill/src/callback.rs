@@ -1,66 +1,97 @@
 //! Callbacks as sinks: they keep no ledger, and tell the callback what names its effect.
 
-use std::any::Any;
 use std::fmt::{self, Debug};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use tidemill_core::commit::CommitPermit;
 use tidemill_core::ledger::LedgerRecord;
-use tidemill_core::plan::{BatchPlan, RangePlan, SinkIdentity};
+use tidemill_core::plan::{BatchPlan, SinkIdentity};
 use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::job::Job;
 use tidemill_engine::sink::{BatchCommit, Claim, Committed, Sink, SinkBatch, SinkInput, SinkState, SliceWriter};
 
-use crate::dstream::Stage;
-use crate::record::{Block, Record};
+use crate::dstream::DStream;
+use crate::outcome::guarded_call;
+use crate::output::{OutputSettings, Parts, Slots, StreamJob};
 use crate::task::{BatchContext, OffsetRange, TaskContext};
 
-type SliceCallback<T> = Arc<dyn Fn(Vec<T>, &TaskContext) -> Result<(), String> + Send + Sync>;
-type BatchCallback<T> = Arc<dyn Fn(Vec<T>, &BatchContext) -> Result<(), String> + Send + Sync>;
-
-/// Makes the writers and the end of one batch.
-pub(crate) trait Callback: Debug + Send + Sync {
-    fn begin(&self, batch: BatchContext, ranges: Vec<OffsetRange>, slices: usize) -> SinkBatch;
+/// What a program wants to be called with.
+pub(crate) enum Callback<T> {
+    /// Once per slice.
+    Slice(SliceCallback<T>),
+    /// Once per batch.
+    Batch(BatchCallback<T>),
 }
 
-/// An output of a program as a sink.
-#[derive(Debug)]
-pub(crate) struct CallbackSink {
-    app: String,
-    name: String,
-    source: String,
-    callback: Arc<dyn Callback>,
-}
+pub(crate) type SliceCallback<T> = Arc<dyn Fn(Vec<T>, &TaskContext) -> std::result::Result<(), String> + Send + Sync>;
+pub(crate) type BatchCallback<T> = Arc<dyn Fn(Vec<T>, &BatchContext) -> std::result::Result<(), String> + Send + Sync>;
 
-impl CallbackSink {
-    pub(crate) fn new(app: String, name: String, source: String, callback: Arc<dyn Callback>) -> Self {
-        Self {
-            app,
-            name,
-            source,
-            callback,
+impl<T> Clone for Callback<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Slice(callback) => Self::Slice(Arc::clone(callback)),
+            Self::Batch(callback) => Self::Batch(Arc::clone(callback)),
         }
     }
 }
 
-fn offset_range(range: &RangePlan) -> OffsetRange {
-    OffsetRange {
-        topic: range.partition.topic.clone(),
-        partition: range.partition.partition,
-        from: range.from,
-        until: range.until,
+/// A callback at the end of a stream.
+pub(crate) struct Called<T> {
+    pub(crate) stream: DStream<T>,
+    pub(crate) callback: Callback<T>,
+}
+
+impl<T> Debug for Called<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Called")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + 'static> Parts for Called<T> {
+    fn parts(self: Box<Self>, settings: &OutputSettings) -> Result<(Box<dyn Job>, Box<dyn Sink>)> {
+        let slots = Arc::new(Slots::default());
+        let sink = CallbackSink {
+            app: settings.app.clone(),
+            name: settings.name.clone(),
+            slots: Arc::clone(&slots),
+            callback: self.callback,
+        };
+        let job = StreamJob::new(self.stream, settings.clone(), Arc::new(slots));
+        Ok((Box::new(job), Box::new(sink)))
+    }
+
+    fn held(&self) -> Box<dyn Send> {
+        Box::new((self.stream.clone(), self.callback.clone()))
+    }
+}
+
+/// An output of a program as a sink.
+struct CallbackSink<T> {
+    app: String,
+    name: String,
+    slots: Arc<Slots<T>>,
+    callback: Callback<T>,
+}
+
+impl<T> Debug for CallbackSink<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackSink")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl Sink for CallbackSink {
+impl<T: Send + 'static> Sink for CallbackSink<T> {
     fn identity(&self) -> SinkIdentity {
         SinkIdentity {
             name: self.name.clone(),
             kind: "callback".to_owned(),
-            target: self.source.clone(),
+            target: String::new(),
         }
     }
 
@@ -89,75 +120,35 @@ impl Sink for CallbackSink {
     }
 
     async fn begin(&mut self, plan: &BatchPlan, slices: usize, attempt: u32) -> Result<SinkBatch> {
-        let ranges: Vec<OffsetRange> = plan
-            .ranges
-            .iter()
-            .filter(|range| range.source == self.source && range.until > range.from)
-            .map(offset_range)
-            .collect();
+        let of = |range: &&tidemill_core::RangePlan| range.until > range.from;
         let batch = BatchContext {
             app: self.app.clone(),
             output: self.name.clone(),
             batch_id: plan.batch_id,
             batch_time_ms: plan.batch_time_ms,
-            ranges: ranges.clone(),
+            ranges: plan.ranges.iter().filter(of).map(OffsetRange::of).collect(),
             attempt,
         };
-        Ok(self.callback.begin(batch, ranges, slices))
+        let writers = (0..slices)
+            .map(|slice| -> Box<dyn SliceWriter> {
+                match &self.callback {
+                    Callback::Batch(_) => Box::new(Later),
+                    Callback::Slice(callback) => Box::new(SliceCall {
+                        task: TaskContext::new(&batch, slice, self.slots.range(slice)),
+                        slots: Arc::clone(&self.slots),
+                        callback: Arc::clone(callback),
+                    }),
+                }
+            })
+            .collect();
+        let commit = Box::new(BatchCall {
+            batch,
+            slices,
+            slots: Arc::clone(&self.slots),
+            callback: self.callback.clone(),
+        });
+        Ok(SinkBatch { writers, commit })
     }
-}
-
-/// The values of one slice, as they come out of the chain.
-struct Collected<T> {
-    stage: Stage<T>,
-    rows: Vec<T>,
-}
-
-impl<T> Debug for Collected<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collected")
-            .field("rows", &self.rows.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<T> Collected<T> {
-    fn new(stage: &Stage<T>) -> Self {
-        Self {
-            stage: Arc::clone(stage),
-            rows: Vec::new(),
-        }
-    }
-
-    fn take_in(&mut self, rows: &RecordBatch) -> Result<()> {
-        let block = Arc::new(Block::new(rows)?);
-        guarded(|| {
-            for row in 0..block.len() {
-                (self.stage)(Record::new(Arc::clone(&block), row), &mut |value| self.rows.push(value));
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Runs user code; an error or a panic becomes [`Kind::UserCode`] with its text.
-fn guarded(code: impl FnOnce() -> Result<(), String>) -> Result<()> {
-    match catch_unwind(AssertUnwindSafe(code)) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(text)) => Err(Error::new(Kind::UserCode, text)),
-        Err(panic) => Err(Error::new(
-            Kind::UserCode,
-            format!("the closure panicked: {}", panic_text(&*panic)),
-        )),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_owned())
 }
 
 /// User code may block, so it gets a thread of its own.
@@ -168,189 +159,84 @@ async fn blocking(code: impl FnOnce() -> Result<()> + Send + 'static) -> Result<
     }
 }
 
-/// `foreach_partition`
-pub(crate) struct PerSlice<T> {
-    stage: Stage<T>,
-    callback: SliceCallback<T>,
+fn user_code(outcome: std::result::Result<(), String>) -> Result<()> {
+    outcome.map_err(|text| Error::new(Kind::UserCode, text))
 }
 
-impl<T> PerSlice<T> {
-    pub(crate) fn new(stage: Stage<T>, callback: SliceCallback<T>) -> Self {
-        Self { stage, callback }
+/// A slice whose values wait for the end of the batch.
+#[derive(Debug)]
+struct Later;
+
+#[async_trait]
+impl SliceWriter for Later {
+    async fn write(&mut self, _rows: RecordBatch) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 
-impl<T> Debug for PerSlice<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PerSlice")
-    }
-}
-
-struct SliceRun<T> {
-    collected: Collected<T>,
-    task: Option<TaskContext>,
+struct SliceCall<T> {
+    task: TaskContext,
+    slots: Arc<Slots<T>>,
     callback: SliceCallback<T>,
 }
 
-impl<T> Debug for SliceRun<T> {
+impl<T> Debug for SliceCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SliceRun")
+        f.debug_struct("SliceCall")
             .field("task", &self.task)
             .finish_non_exhaustive()
     }
 }
 
-impl<T: Send + 'static> Callback for PerSlice<T> {
-    fn begin(&self, batch: BatchContext, ranges: Vec<OffsetRange>, slices: usize) -> SinkBatch {
-        let writers = (0..slices)
-            .map(|slice| -> Box<dyn SliceWriter> {
-                // A batch without ranges has one slice that reads nothing: there is no partition to call for.
-                let task = ranges.get(slice).map(|range| TaskContext {
-                    app: batch.app.clone(),
-                    output: batch.output.clone(),
-                    batch_id: batch.batch_id,
-                    batch_time_ms: batch.batch_time_ms,
-                    slice,
-                    partition: range.partition,
-                    range: range.clone(),
-                    attempt: batch.attempt,
-                });
-                Box::new(SliceRun {
-                    collected: Collected::new(&self.stage),
-                    task,
-                    callback: Arc::clone(&self.callback),
-                })
-            })
-            .collect();
-        SinkBatch {
-            writers,
-            commit: Box::new(Nothing),
-        }
-    }
-}
-
 #[async_trait]
-impl<T: Send + 'static> SliceWriter for SliceRun<T> {
-    async fn write(&mut self, rows: RecordBatch) -> Result<()> {
-        self.collected.take_in(&rows)
+impl<T: Send + 'static> SliceWriter for SliceCall<T> {
+    async fn write(&mut self, _rows: RecordBatch) -> Result<()> {
+        Ok(())
     }
 
     async fn finish(self: Box<Self>) -> Result<()> {
-        let Some(task) = self.task else { return Ok(()) };
-        let (callback, rows) = (self.callback, self.collected.rows);
-        let range = task.range.to_string();
-        blocking(move || guarded(|| callback(rows, &task)))
+        let values = self.slots.take(self.task.slice);
+        let (callback, task) = (self.callback, self.task);
+        let what = task.what();
+        blocking(move || guarded_call(|| user_code(callback(values, &task))))
             .await
-            .map_err(|error| Error::new(error.kind(), format!("{range}: {}", error.chain())))
+            .map_err(|error| Error::new(error.kind(), format!("{what}: {}", error.chain())))
     }
 }
 
-/// The slices have done everything already.
-#[derive(Debug)]
-struct Nothing;
-
-#[async_trait]
-impl BatchCommit for Nothing {
-    async fn commit(self: Box<Self>, permit: &CommitPermit, _record: LedgerRecord) -> Result<Committed> {
-        Ok(Committed {
-            rows: permit.records_in() - permit.skipped() - permit.dead_lettered(),
-            files: Vec::new(),
-        })
-    }
-}
-
-/// `foreach_batch`
-pub(crate) struct PerBatch<T> {
-    stage: Stage<T>,
-    callback: BatchCallback<T>,
-}
-
-impl<T> PerBatch<T> {
-    pub(crate) fn new(stage: Stage<T>, callback: BatchCallback<T>) -> Self {
-        Self { stage, callback }
-    }
-}
-
-impl<T> Debug for PerBatch<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PerBatch")
-    }
-}
-
-/// Values by slice. A leaf lock, held for a move.
-type BySlice<T> = Arc<Mutex<Vec<Vec<T>>>>;
-
-struct SlicePart<T> {
-    collected: Collected<T>,
-    slice: usize,
-    all: BySlice<T>,
-}
-
-impl<T> Debug for SlicePart<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SlicePart")
-            .field("slice", &self.slice)
-            .finish_non_exhaustive()
-    }
-}
-
-struct BatchRun<T> {
+struct BatchCall<T> {
     batch: BatchContext,
-    all: BySlice<T>,
-    callback: BatchCallback<T>,
+    slices: usize,
+    slots: Arc<Slots<T>>,
+    callback: Callback<T>,
 }
 
-impl<T> Debug for BatchRun<T> {
+impl<T> Debug for BatchCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BatchRun")
+        f.debug_struct("BatchCall")
             .field("batch", &self.batch)
             .finish_non_exhaustive()
     }
 }
 
-impl<T: Send + 'static> Callback for PerBatch<T> {
-    fn begin(&self, batch: BatchContext, _ranges: Vec<OffsetRange>, slices: usize) -> SinkBatch {
-        let all: BySlice<T> = Arc::new(Mutex::new((0..slices).map(|_| Vec::new()).collect()));
-        let writers = (0..slices)
-            .map(|slice| -> Box<dyn SliceWriter> {
-                Box::new(SlicePart {
-                    collected: Collected::new(&self.stage),
-                    slice,
-                    all: Arc::clone(&all),
-                })
-            })
-            .collect();
-        SinkBatch {
-            writers,
-            commit: Box::new(BatchRun {
-                batch,
-                all,
-                callback: Arc::clone(&self.callback),
-            }),
-        }
-    }
-}
-
 #[async_trait]
-impl<T: Send + 'static> SliceWriter for SlicePart<T> {
-    async fn write(&mut self, rows: RecordBatch) -> Result<()> {
-        self.collected.take_in(&rows)
-    }
-
-    async fn finish(self: Box<Self>) -> Result<()> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)[self.slice] = self.collected.rows;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl<T: Send + 'static> BatchCommit for BatchRun<T> {
-    async fn commit(self: Box<Self>, _permit: &CommitPermit, _record: LedgerRecord) -> Result<Committed> {
-        let slices = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));
-        let rows: Vec<T> = slices.into_iter().flatten().collect();
-        let count = rows.len() as u64;
-        let (batch, callback) = (self.batch, self.callback);
-        blocking(move || guarded(|| callback(rows, &batch))).await?;
+impl<T: Send + 'static> BatchCommit for BatchCall<T> {
+    async fn commit(self: Box<Self>, permit: &CommitPermit, _record: LedgerRecord) -> Result<Committed> {
+        let Callback::Batch(callback) = self.callback else {
+            // The slices have done everything already.
+            return Ok(Committed {
+                rows: permit.records_in() - permit.skipped() - permit.dead_lettered(),
+                files: Vec::new(),
+            });
+        };
+        let values: Vec<T> = (0..self.slices).flat_map(|slice| self.slots.take(slice)).collect();
+        let count = values.len() as u64;
+        let batch = self.batch;
+        blocking(move || guarded_call(|| user_code(callback(values, &batch)))).await?;
         Ok(Committed {
             rows: count,
             files: Vec::new(),

@@ -2,47 +2,44 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidemill_core::rate::PidSettings;
-use tidemill_core::ways_out::WaysOut;
-use tidemill_engine::checkpoint::Checkpoint;
-use tidemill_engine::checkpoint::record::hash;
-use tidemill_engine::driver::{Driver, DriverSettings, DriverSource, Output, Summary};
+use tidemill_engine::driver::{Listener, Summary};
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::format::RawFormat;
-use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
-use tidemill_engine::sql::template::{Catalog, Template};
-use tidemill_engine::store::LocalStore;
-use tidemill_engine::time::SystemClock;
-use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
-use tokio::sync::watch;
+use tidemill_engine::time::{Clock, SystemClock};
 
-use crate::callback::{Callback, CallbackSink};
-use crate::dstream::{DStream, Declared, Outputs};
-use crate::kafka::DirectKafka;
-use crate::record::{COLUMNS, Record};
+use crate::dstream::DStream;
+use crate::graph::{Declaration, Graph, Phase};
+use crate::record::Record;
+use crate::running::{Ending, Program, Running};
+use crate::source::kafka::DirectKafka;
+use crate::source::queue::{Queue, QueueOpens};
+use crate::source::{DeclaredSource, Opens, Reading, SourceLimits};
 
 /// Settings of a program before its streams are declared.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    app: String,
-    interval: Duration,
-    checkpoint: PathBuf,
-    memory_limit: usize,
-    until_caught_up: bool,
-    backpressure: bool,
+    pub(crate) app: String,
+    pub(crate) interval: Duration,
+    pub(crate) checkpoint: PathBuf,
+    pub(crate) memory_limit: usize,
+    pub(crate) until_caught_up: bool,
+    pub(crate) backpressure: bool,
+    pub(crate) remember: Option<Duration>,
+    pub(crate) forget_states: Vec<String>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) listener: Option<Arc<dyn Listener>>,
+    pub(crate) at_end: Option<Arc<dyn Ending>>,
 }
 
 /// A program: streams, what becomes of them, and the loop that runs them.
 #[derive(Debug)]
 pub struct StreamingContext {
     settings: Builder,
-    sources: Mutex<Vec<(String, DirectKafka)>>,
-    outputs: Outputs,
-    stop: watch::Sender<bool>,
-    running: Mutex<Option<JoinHandle<Result<Summary>>>>,
+    graph: Arc<Graph>,
+    // Leaf locks, held to add and to move.
+    sources: Mutex<Vec<DeclaredSource>>,
+    running: Mutex<Option<Running>>,
 }
 
 impl StreamingContext {
@@ -58,6 +55,11 @@ impl StreamingContext {
             memory_limit: 1 << 30,
             until_caught_up: false,
             backpressure: true,
+            remember: None,
+            forget_states: Vec::new(),
+            clock: Arc::new(SystemClock::default()),
+            listener: None,
+            at_end: None,
         }
     }
 
@@ -72,65 +74,157 @@ impl StreamingContext {
                 "a direct stream needs topics: DirectKafka::new(…).topics([\"events\"])",
             ));
         }
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("stream_{}", sources.len());
-        sources.push((name.clone(), kafka));
-        Ok(DStream::of_source(name, Arc::clone(&self.outputs)))
+        let limits = kafka.limits();
+        let (name, reading) = self.add_source(Box::new(kafka), limits, false);
+        Ok(self.stream_of(move |scope| reading.batch(&name, scope).map(Some)))
     }
 
-    /// Starts the loop on threads of its own and returns.
+    /// A stream of what is put into a queue: each list is a batch. For trying things out; what waits in a queue is gone with the
+    /// process, and a program that reads one can't be recovered from its checkpoint.
+    pub fn queue_stream<T: Clone + Send + Sync + 'static>(&self, queue: &Queue<T>) -> DStream<T> {
+        let opens = Box::new(QueueOpens(queue.clone()));
+        let (name, reading) = self.add_source(opens, SourceLimits::none(), true);
+        let queue = queue.clone();
+        self.stream_of(move |scope| {
+            let queue = queue.clone();
+            let records = reading.batch(&name, scope)?;
+            Ok(Some(records.flat_map(move |record| queue.value(record.offset()))))
+        })
+    }
+
+    /// The values of all streams, batch by batch. All must have the same slide.
+    pub fn union<T: Send + 'static>(&self, streams: impl IntoIterator<Item = DStream<T>>) -> DStream<T> {
+        DStream::union_of(&self.graph, streams.into_iter().collect())
+    }
+
+    pub(crate) fn add_source(
+        &self,
+        opens: Box<dyn Opens>,
+        limits: SourceLimits,
+        is_lost_with_the_process: bool,
+    ) -> (String, Reading) {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, reading) = (format!("stream_{}", sources.len()), Reading::default());
+        sources.push(DeclaredSource {
+            name: name.clone(),
+            opens,
+            reading: reading.clone(),
+            limits,
+            is_lost_with_the_process,
+        });
+        (name, reading)
+    }
+
+    pub(crate) fn stream_of<T: Send + 'static>(
+        &self,
+        compute: impl Fn(&Arc<crate::scope::Scope>) -> Result<Option<crate::batch::Batch<T>>> + Send + Sync + 'static,
+    ) -> DStream<T> {
+        DStream::declared(&self.graph, Declaration::default(), Arc::new(compute))
+    }
+
+    /// Starts the loop on threads of its own and returns. Starting again while it runs does nothing.
     ///
     /// # Errors
-    /// `Config` where it was started already or no output is declared.
+    /// `Config` where it was stopped, no output is declared, or the program can't be run as it was declared.
     pub fn start(&self) -> Result<()> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.is_some() {
-            return Err(Error::new(Kind::Config, "the context was started already"));
+        match self.graph.phase() {
+            Phase::Declaring => {}
+            Phase::Started => {
+                tracing::warn!("the context is started already");
+                return Ok(());
+            }
+            Phase::Stopped => return Err(Error::new(Kind::Config, "the context was stopped: make another one")),
         }
-        let declared = std::mem::take(&mut *self.outputs.lock().unwrap_or_else(PoisonError::into_inner));
-        if declared.is_empty() {
+        let started = self.start_running();
+        self.graph.enter(if started.is_ok() {
+            Phase::Started
+        } else {
+            Phase::Stopped
+        });
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(started?);
+        Ok(())
+    }
+
+    fn start_running(&self) -> Result<Running> {
+        self.graph.is_sound()?;
+        let outputs = self.graph.take_outputs();
+        if outputs.is_empty() {
             return Err(Error::new(
                 Kind::Config,
-                "no output: end a stream with foreach_batch or foreach_partition",
+                "no output: end a stream with foreach_batch, foreach_partition or a sink",
             ));
         }
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (settings, stopped) = (self.settings.clone(), self.stop.subscribe());
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Error::with_source(Kind::Refused, "start the runtime", error))?;
-        let thread = std::thread::Builder::new()
-            .name("tidemill-driver".to_owned())
-            .spawn(move || {
-                // What closures own may be a runtime, which must not be dropped inside another one.
-                let held: Vec<Arc<dyn Callback>> = declared.iter().map(|output| Arc::clone(&output.callback)).collect();
-                let ended = runtime.block_on(run(settings, sources, declared, stopped));
-                drop(runtime);
-                drop(held);
-                ended
-            })
-            .map_err(|error| Error::with_source(Kind::Refused, "start the driver's thread", error))?;
-        *running = Some(thread);
-        Ok(())
+        let remember_ms = self
+            .settings
+            .remember
+            .map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        self.graph.settle_memory(&outputs, remember_ms);
+        let sources = std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        Running::start(Program {
+            settings: self.settings.clone(),
+            sources,
+            outputs,
+        })
     }
 
     /// Waits until the stream ends.
     ///
     /// # Errors
-    /// What ended it, if it did not end well.
+    /// What ended it, if it did not end well, each time it is asked.
     pub fn await_termination(&self) -> Result<Summary> {
-        let thread = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thread {
+        match self.await_for(None)? {
+            Some(summary) => Ok(summary),
             None => Err(Error::new(Kind::Config, "the context is not running")),
-            Some(thread) => match thread.join() {
-                Ok(ended) => ended,
-                Err(_) => Err(Error::new(Kind::Bug, "the driver panicked")),
-            },
         }
     }
 
-    /// Asks the stream to end: the batch in hand is finished and committed.
+    /// The same for no longer than `timeout`: `None` where the stream goes on.
+    ///
+    /// # Errors
+    /// As [`await_termination`](Self::await_termination).
+    pub fn await_termination_or_timeout(&self, timeout: Duration) -> Result<Option<Summary>> {
+        self.await_for(Some(timeout))
+    }
+
+    fn await_for(&self, timeout: Option<Duration>) -> Result<Option<Summary>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match running {
+            Some(running) => running.wait(timeout),
+            None if self.graph.phase() == Phase::Stopped => Ok(Some(Summary::default())),
+            None => Err(Error::new(Kind::Config, "the context is not running")),
+        }
+    }
+
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.settings.clock)
+    }
+
+    pub(crate) fn interval_ms(&self) -> i64 {
+        self.graph.interval_ms()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_none_or(Running::has_ended)
+    }
+
+    /// Ends the stream where it stands: nothing more is written.
+    pub(crate) fn kill(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(running) = running {
+            running.kill();
+        }
+        self.graph.enter(Phase::Stopped);
+    }
+
+    /// Asks the stream to end: the batch in hand is finished and committed. Stopping again does nothing.
     pub fn stop(&self) {
-        self.stop.send_replace(true);
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match running {
+            Some(running) => running.stop(),
+            None => tracing::warn!("the context is not running"),
+        }
+        self.graph.enter(Phase::Stopped);
     }
 }
 
@@ -157,10 +251,31 @@ impl Builder {
         self
     }
 
+    /// How long batches can be asked for again with [`DStream::slice`]. Default = one slide, or what windows look back at.
+    #[must_use]
+    pub fn remember(mut self, time: Duration) -> Self {
+        self.remember = Some(time);
+        self
+    }
+
+    /// Bytes of rows between slices, and of state read from disk, that are held in memory. Default = 1 GiB.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
+    /// Lets the state of an operator go that the program no longer has, or has with another type.
+    #[must_use]
+    pub fn forget_state(mut self, operator: impl Into<String>) -> Self {
+        self.forget_states.push(operator.into());
+        self
+    }
+
     /// Declares the program and goes on from its checkpoint where there is one: `declare` runs at every start.
     ///
     /// # Errors
-    /// Those of `declare`, and `Config` where name or interval do not fit.
+    /// Those of `declare`, and `Config` where name, interval or streams do not fit.
     pub fn get_or_create(self, declare: impl FnOnce(&StreamingContext) -> Result<()>) -> Result<StreamingContext> {
         let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
         if self.app.is_empty() || self.app.len() > 63 || !self.app.bytes().all(fits) {
@@ -175,102 +290,14 @@ impl Builder {
                 format!("interval {:?}: must be 5 ms or more", self.interval),
             ));
         }
-        let (stop, _) = watch::channel(false);
         let context = StreamingContext {
+            graph: Arc::new(Graph::new(self.interval)),
             settings: self,
             sources: Mutex::default(),
-            outputs: Outputs::default(),
-            stop,
             running: Mutex::new(None),
         };
         declare(&context)?;
+        context.graph.is_sound()?;
         Ok(context)
     }
-}
-
-async fn run(
-    settings: Builder,
-    sources: Vec<(String, DirectKafka)>,
-    declared: Vec<Declared>,
-    stopped: watch::Receiver<bool>,
-) -> Result<Summary> {
-    let reduce_slices = std::thread::available_parallelism().map_or(2, usize::from);
-    let tables = sources
-        .iter()
-        .map(|(name, kafka)| table(&settings.app, name, kafka).map(Arc::new))
-        .collect::<Result<Vec<_>>>()?;
-    let catalog = Catalog {
-        tables: tables.clone(),
-        references: Vec::new(),
-        queries: Vec::new(),
-        reduce_slices,
-        memory_bytes_max: settings.memory_limit,
-    };
-    let mut shape = String::new();
-    let mut outputs = Vec::new();
-    for Declared { name, source, callback } in declared {
-        shape.push_str(&format!("{name} {source}\n"));
-        let template = Template::plan(&catalog, &name, &format!("SELECT {COLUMNS} FROM {source}")).await?;
-        let source_text = format!("source {source}");
-        let sink = CallbackSink::new(settings.app.clone(), name.clone(), source, callback);
-        outputs.push(Output {
-            name,
-            template,
-            sink: Box::new(sink),
-            dead_letters: false,
-            query_hash: hash(source_text.as_bytes()),
-            successor: None,
-        });
-    }
-    let driver_sources = sources
-        .into_iter()
-        .zip(tables)
-        .map(|((name, kafka), table)| DriverSource {
-            name,
-            source: Arc::clone(&table.source),
-            start: kafka.start,
-            on_new_partition: kafka.on_new_partition,
-            on_out_of_range: kafka.on_out_of_range,
-            bound: kafka.bound,
-            initial_rate: kafka.initial_rate,
-            batch_bytes_max: kafka.batch_bytes_max,
-        })
-        .collect();
-    let checkpoint = Checkpoint::new(Arc::new(LocalStore::new(settings.checkpoint)));
-    let driver_settings = DriverSettings {
-        app: settings.app,
-        interval: settings.interval,
-        drain_timeout: Duration::from_secs(30),
-        backpressure: settings
-            .backpressure
-            .then(|| PidSettings::new(u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX))),
-        reduce_slices,
-        pipeline_hash: hash(shape.as_bytes()),
-        tables: Vec::new(),
-        every_tick: true,
-        until_caught_up: settings.until_caught_up,
-        ways_out: WaysOut::default(),
-    };
-    let clock = Arc::new(SystemClock::default());
-    let (driver, _progress) = Driver::new(driver_settings, clock, checkpoint, driver_sources, outputs, stopped);
-    driver.run().await
-}
-
-fn table(app: &str, name: &str, kafka: &DirectKafka) -> Result<SourceTable> {
-    let mut config = KafkaConfig::new(&kafka.brokers, kafka.topics.clone());
-    config.security.clone_from(&kafka.security);
-    config.group = Some(kafka.group.clone().unwrap_or_else(|| app.to_owned()));
-    config.isolation = if kafka.read_committed {
-        Isolation::ReadCommitted
-    } else {
-        Isolation::ReadUncommitted
-    };
-    Ok(SourceTable {
-        name: name.to_owned(),
-        source: Arc::new(KafkaSource::new(config)?),
-        format: Arc::new(RawFormat),
-        on_bad_record: OnBadRecord::Stop,
-        columns: RawFormat::schema(),
-        checked: Vec::new(),
-    })
 }

@@ -26,20 +26,33 @@
 //! [`unique_id`](TaskContext::unique_id). Store the id together with the rows, in one transaction, and skip what is there:
 //! that makes the effect exactly once.
 
+mod batch;
 mod callback;
+mod codec;
+#[cfg(test)]
+mod conformance;
 mod context;
 mod dstream;
-mod kafka;
+mod graph;
 mod outcome;
+mod output;
 mod record;
+mod running;
+mod scope;
+mod source;
 mod task;
+pub mod testing;
 
+pub use batch::Batch;
+pub use codec::{Data, Key};
 pub use context::{Builder, StreamingContext};
-pub use dstream::{DStream, Rows};
-pub use kafka::DirectKafka;
-pub use outcome::IntoOutcome;
+pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};
+pub use outcome::{IntoOutcome, UserResult};
 pub use record::Record;
+pub use source::kafka::DirectKafka;
+pub use source::queue::Queue;
 pub use task::{BatchContext, OffsetRange, TaskContext};
+pub use tidemill_engine::driver::Summary;
 pub use tidemill_engine::error::{Error, Kind, Result};
 pub use tidemill_kafka::security::Security;
 
@@ -54,5 +67,7 @@ pub fn arm_failpoints() -> Result<()> {
 
 /// Everything a program names.
 pub mod prelude {
-    pub use crate::{BatchContext, DStream, DirectKafka, Record, StreamingContext, TaskContext};
+    pub use crate::{
+        Batch, BatchContext, DStream, DirectKafka, Queue, Record, State, StateSpec, StreamingContext, TaskContext,
+    };
 }

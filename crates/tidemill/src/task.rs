@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tidemill_core::RangePlan;
+
 /// Half-open interval of offsets of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetRange {
@@ -13,6 +15,17 @@ pub struct OffsetRange {
     pub from: i64,
     /// The offset after the last. `until - from` is an upper bound of the number of records.
     pub until: i64,
+}
+
+impl OffsetRange {
+    pub(crate) fn of(range: &RangePlan) -> Self {
+        Self {
+            topic: range.partition.topic.clone(),
+            partition: range.partition.partition,
+            from: range.from,
+            until: range.until,
+        }
+    }
 }
 
 impl fmt::Display for OffsetRange {
@@ -58,21 +71,44 @@ pub struct TaskContext {
     pub batch_time_ms: i64,
     /// The slice's number in the batch.
     pub slice: usize,
-    /// The Kafka partition.
-    pub partition: i32,
-    /// What the slice reads.
-    pub range: OffsetRange,
+    /// The Kafka partition, where the slice is part of one: no exchange of rows lies between.
+    pub partition: Option<i32>,
+    /// What the slice reads, where it is one range.
+    pub range: Option<OffsetRange>,
     /// 0 for the first run in this process.
     pub attempt: u32,
 }
 
 impl TaskContext {
-    /// Names the slice's effect in this output: app, output, batch and `topic/partition/from` (X29). The same on every
-    /// machine and in every run, so that storing it with the rows makes the effect exactly once.
+    pub(crate) fn new(batch: &BatchContext, slice: usize, range: Option<OffsetRange>) -> Self {
+        Self {
+            app: batch.app.clone(),
+            output: batch.output.clone(),
+            batch_id: batch.batch_id,
+            batch_time_ms: batch.batch_time_ms,
+            slice,
+            partition: range.as_ref().map(|range| range.partition),
+            range,
+            attempt: batch.attempt,
+        }
+    }
+
+    /// Names the slice's effect in this output: app, output, batch, and `topic/partition/from`, or the slice's number where
+    /// an exchange of rows lies between (X29). The same on every machine and in every run, so that storing it with the rows makes
+    /// the effect exactly once.
     pub fn unique_id(&self) -> String {
-        format!(
-            "{}/{}/{}/{}/{}/{}",
-            self.app, self.output, self.batch_id, self.range.topic, self.range.partition, self.range.from
-        )
+        let batch = format!("{}/{}/{}", self.app, self.output, self.batch_id);
+        match &self.range {
+            Some(range) => format!("{batch}/{}/{}/{}", range.topic, range.partition, range.from),
+            None => format!("{batch}/{}", self.slice),
+        }
+    }
+
+    /// The slice in messages.
+    pub(crate) fn what(&self) -> String {
+        match &self.range {
+            Some(range) => range.to_string(),
+            None => format!("slice {}", self.slice),
+        }
     }
 }

@@ -11,6 +11,7 @@ use tidemill_core::commit::{CommitPermit, SliceReport, decide};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
 use tidemill_core::position::{Positions, TopicPartition};
+use tidemill_core::state::StateVersions;
 use tidemill_engine::error::{Kind, Result};
 use tidemill_engine::sink::{Claim, Sink, SinkBatch, SinkInput};
 use tidemill_kafka::sink::{KafkaSink, KafkaSinkConfig};
@@ -94,6 +95,8 @@ impl App {
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
             query_hashes: std::collections::BTreeMap::new(),
+            states: StateVersions::new(),
+            zero_ms: None,
             turn: None,
         }
     }
@@ -111,6 +114,7 @@ impl App {
             plan: plan.clone(),
             positions: plan.after(),
             losses: Vec::new(),
+            states: StateVersions::new(),
             rows: 0,
         }
     }

@@ -14,6 +14,7 @@ use tidemill_core::commit::{CommitPermit, decide};
 use tidemill_core::ledger::LedgerRecord;
 use tidemill_core::plan::{BatchPlan, LimitsInForce};
 use tidemill_core::position::Positions;
+use tidemill_core::state::StateVersions;
 use tidemill_engine::error::{Kind, Result};
 use tidemill_engine::sink::{Claim, Committed, Sink, SinkBatch, SinkInput, SinkState};
 use tidemill_tests::servers::{self, unique};
@@ -102,6 +103,8 @@ impl App {
             limits: LimitsInForce::default(),
             pipeline_hash: "hash".to_owned(),
             query_hashes: std::collections::BTreeMap::new(),
+            states: StateVersions::new(),
+            zero_ms: None,
             turn: None,
         }
     }
@@ -120,6 +123,7 @@ impl App {
             positions: plan.after(),
             plan,
             losses: Vec::new(),
+            states: StateVersions::new(),
             rows: 0,
         }
     }

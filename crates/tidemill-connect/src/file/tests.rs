@@ -59,6 +59,8 @@ fn plan(batch_id: u64) -> BatchPlan {
         limits: LimitsInForce::default(),
         pipeline_hash: "p".into(),
         query_hashes: BTreeMap::new(),
+        states: BTreeMap::new(),
+        zero_ms: None,
         turn: None,
     }
 }
@@ -76,6 +78,7 @@ fn record(batch_id: u64, epoch: u64) -> LedgerRecord {
         plan: plan(batch_id),
         positions: Positions::default(),
         losses: Vec::new(),
+        states: BTreeMap::new(),
         rows: 0,
     }
 }

@@ -30,6 +30,8 @@ fn plan(batch: BatchId, sinks: &[&str]) -> LoggedPlan {
         limits: LimitsInForce::default(),
         pipeline_hash: "queries".into(),
         query_hashes: BTreeMap::new(),
+        states: BTreeMap::new(),
+        zero_ms: None,
         turn: None,
     };
     LoggedPlan {
@@ -53,6 +55,7 @@ fn sink(name: &str, ledger: Option<BatchId>) -> SinkFacts {
             positions: Positions::default(),
             plan: logged.plan,
             losses: Vec::new(),
+            states: BTreeMap::new(),
             rows: 0,
         }
     });

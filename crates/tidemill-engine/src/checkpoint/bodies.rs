@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill_core::loss::Loss;
 use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
+use tidemill_core::state::StateVersions;
 
 /// `app.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ pub struct CommitRecord {
     /// Moving averages of bytes per record, per source.
     #[serde(default)]
     pub record_bytes: BTreeMap<String, u64>,
+    /// What the stateful operators hold after the batch (X30).
+    #[serde(default, skip_serializing_if = "StateVersions::is_empty")]
+    pub states: StateVersions,
     /// When, in milliseconds since 1970 UTC.
     pub committed_ms: i64,
 }

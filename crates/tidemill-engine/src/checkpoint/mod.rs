@@ -58,6 +58,11 @@ impl Checkpoint {
         }
     }
 
+    /// Where its records are.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
     /// Where it is, for messages.
     pub fn location(&self) -> String {
         self.store.location()

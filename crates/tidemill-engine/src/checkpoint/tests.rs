@@ -81,6 +81,8 @@ fn plan(epoch: Epoch) -> BatchPlan {
         limits: tidemill_core::plan::LimitsInForce::default(),
         pipeline_hash: "queries".to_owned(),
         query_hashes: BTreeMap::new(),
+        states: BTreeMap::new(),
+        zero_ms: None,
         turn: None,
     }
 }
@@ -123,6 +125,7 @@ async fn a_checkpoint_without_its_owner_is_not_taken_for_a_fresh_start() {
         epoch: 1,
         sinks: BTreeMap::new(),
         record_bytes: BTreeMap::new(),
+        states: BTreeMap::new(),
         committed_ms: 0,
     };
     checkpoint.log_commit(&commit).await.expect("logs");
@@ -135,6 +138,7 @@ fn settled(batch_id: u64) -> CommitRecord {
         epoch: 2,
         sinks: BTreeMap::new(),
         record_bytes: BTreeMap::new(),
+        states: BTreeMap::new(),
         committed_ms: 0,
     }
 }

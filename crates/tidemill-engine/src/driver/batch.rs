@@ -4,9 +4,6 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use datafusion::common::DataFusionError;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use tidemill_core::commit::{self, CommitPermit, SliceReport};
@@ -15,17 +12,20 @@ use tidemill_core::loss::Loss;
 use tidemill_core::next_batch;
 use tidemill_core::plan::BatchPlan;
 use tidemill_core::recover::LoggedPlan;
+use tidemill_core::state::{self, StateVersions};
 use tokio::task::JoinSet;
 
 use super::losses::log_losses;
 use super::patience::Patience;
 use super::recovery::{ledger_record, take};
+use super::states::States;
 use super::{Driver, Output, ranges};
 use crate::checkpoint::{Checkpoint, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::sink::{Claim, SinkBatch, SliceWriter};
-use crate::sql::template::BatchRun;
+use crate::job::{BatchRun, StateReaders};
+use crate::sink::{Claim, Committed, SinkBatch, SliceWriter};
+use crate::sql::scan_run::ScanRun;
 
 /// Runs of a batch whose user code fails, the first included.
 const USER_CODE_RUNS_MAX: u32 = 4;
@@ -45,19 +45,20 @@ impl Driver {
         claim: &Claim,
         logged: &LoggedPlan,
         losses: &mut Vec<Loss>,
-        record_bytes: &mut BTreeMap<String, u64>,
+        findings: &mut Findings,
     ) -> Result<SinkCommit> {
         let begun = self.clock.elapsed();
         let mut patience = self.waiting.patience();
         let output = &mut self.outputs[at];
         let mut time_limits = 0;
         for attempt in 0.. {
-            let job = Job {
+            let attempted = Attempt {
                 logged,
                 losses,
-                attempt,
+                states: &self.states,
+                number: attempt,
             };
-            let error = match attempt_output(output, &self.checkpoint, claim, &job, record_bytes).await {
+            let error = match attempt_output(output, &self.checkpoint, claim, &attempted, findings).await {
                 Ok(mut done) => {
                     done.millis = u64::try_from((self.clock.elapsed() - begun).as_millis()).unwrap_or(u64::MAX);
                     return Ok(done);
@@ -89,13 +90,23 @@ impl Driver {
     }
 }
 
+/// What the outputs of a batch find out one after another.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Bytes per record of each source.
+    pub(super) record_bytes: BTreeMap<String, u64>,
+    /// The versions of state that the first output to run each operator decided (X30).
+    pub(super) states: StateVersions,
+}
+
 /// One run of a batch for one output.
 #[derive(Debug, Clone, Copy)]
-struct Job<'a> {
+struct Attempt<'a> {
     logged: &'a LoggedPlan,
     /// What of the plan is gone.
     losses: &'a [Loss],
-    attempt: u32,
+    states: &'a States,
+    number: u32,
 }
 
 fn in_batch(error: Error, logged: &LoggedPlan, sink: &str) -> Error {
@@ -186,10 +197,10 @@ async fn attempt_output(
     output: &mut Output,
     checkpoint: &Checkpoint,
     claim: &Claim,
-    job: &Job<'_>,
-    record_bytes: &mut BTreeMap<String, u64>,
+    attempt: &Attempt<'_>,
+    findings: &mut Findings,
 ) -> Result<SinkCommit> {
-    let mut record = ledger_record(claim, job.logged, &output.name, job.logged.plan.is_birth());
+    let mut record = ledger_record(claim, attempt.logged, &output.name, attempt.logged.plan.is_birth());
     if record.birth {
         if output.sink.exactly_once() {
             checkpoint.look_for_newer(claim.epoch).await?;
@@ -199,17 +210,38 @@ async fn attempt_output(
         }
         return Ok(SinkCommit::default());
     }
-    record.losses = job.losses.to_vec();
-    let plan = job.logged.plan.without(job.losses);
-    let run = output.template.for_batch(&plan)?;
-    failpoint::pass("sink.before-begin");
-    let SinkBatch { writers, commit } = output.sink.begin(&plan, run.slices(), job.attempt).await?;
-    failpoint::pass("sink.after-begin");
-    run_slices(&run, writers, &plan).await?;
-    let permit = permit(&run, &plan, record_bytes).await?;
+    record.losses = attempt.losses.to_vec();
+    let plan = attempt.logged.plan.without(attempt.losses);
+    let run = output.job.for_batch(&plan, &attempt.states.readers()?)?;
+    let silent = !run.is_due() && !output.sink.exactly_once();
+    let begun = if silent {
+        None
+    } else {
+        failpoint::pass("sink.before-begin");
+        let SinkBatch { writers, commit } = output.sink.begin(&plan, run.slices(), attempt.number).await?;
+        failpoint::pass("sink.after-begin");
+        run_slices(&run, writers, &plan).await?;
+        Some(commit)
+    };
+    let finished = run.finish().await?;
+    let permit = permit(&finished.scans, &plan, &mut findings.record_bytes).await?;
+    attempt
+        .states
+        .stage(
+            claim,
+            plan.batch_id,
+            attempt.number,
+            finished.changes,
+            &mut findings.states,
+        )
+        .await?;
+    record.states = state::after(&plan.states, [&findings.states]);
     checkpoint.look_for_newer(claim.epoch).await?;
     failpoint::pass("sink.before-commit");
-    let committed = commit.commit(&permit, record).await?;
+    let committed = match begun {
+        Some(commit) => commit.commit(&permit, record).await?,
+        None => Committed::default(),
+    };
     failpoint::pass("sink.after-commit");
     Ok(SinkCommit {
         rows: committed.rows,
@@ -238,10 +270,10 @@ pub(super) async fn show_output(
         incarnation: plan.incarnation.clone(),
     };
     let shown = async {
-        let run = output.template.for_batch(&plan)?;
+        let run = output.job.for_batch(&plan, &StateReaders::new())?;
         let SinkBatch { writers, commit } = output.sink.begin(&plan, run.slices(), 0).await?;
         run_slices(&run, writers, &plan).await?;
-        let permit = permit(&run, &plan, record_bytes).await?;
+        let permit = permit(&run.finish().await?.scans, &plan, record_bytes).await?;
         commit
             .commit(&permit, ledger_record(&claim, logged, &output.name, false))
             .await
@@ -253,10 +285,14 @@ pub(super) async fn show_output(
 }
 
 /// Every scan must have read every range; the counts are those of each source's first scan.
-async fn permit(run: &BatchRun, plan: &BatchPlan, record_bytes: &mut BTreeMap<String, u64>) -> Result<CommitPermit> {
+async fn permit(
+    scans: &[Arc<ScanRun>],
+    plan: &BatchPlan,
+    record_bytes: &mut BTreeMap<String, u64>,
+) -> Result<CommitPermit> {
     let mut sources = Vec::new();
     let mut reports = Vec::new();
-    for scan in &run.scans {
+    for scan in scans {
         let of_scan = scan.finish().await?;
         let source = vec![scan.source().to_owned()];
         let unfinished = |error: commit::Unfinished| Error::new(Kind::Bug, error.to_string());
@@ -276,8 +312,8 @@ async fn permit(run: &BatchRun, plan: &BatchPlan, record_bytes: &mut BTreeMap<St
 /// Executes all slices, each into its writer. Few records are read by one task: waking threads for them would cost more
 /// than it saves. Of many, slices that read ranges and nothing else may wait for their turn; where an exchange lies between,
 /// all must run at once or none ends.
-async fn run_slices(run: &BatchRun, writers: Vec<Box<dyn SliceWriter>>, plan: &BatchPlan) -> Result<()> {
-    let of_run = |slice, writer| run_slice(Arc::clone(&run.plan), Arc::clone(&run.context), slice, writer);
+async fn run_slices(run: &Arc<dyn BatchRun>, writers: Vec<Box<dyn SliceWriter>>, plan: &BatchPlan) -> Result<()> {
+    let of_run = |slice, writer| run_slice(Arc::clone(run), slice, writer);
     if offsets(plan) <= FEW_OFFSETS {
         let slices = writers
             .into_iter()
@@ -313,51 +349,13 @@ fn offsets(plan: &BatchPlan) -> i64 {
     plan.ranges.iter().map(|range| range.until - range.from).sum()
 }
 
-async fn run_slice(
-    plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
-    slice: usize,
-    mut writer: Box<dyn SliceWriter>,
-) -> Result<()> {
-    let mut rows = plan.execute(slice, context).map_err(from_engine)?;
+async fn run_slice(run: Arc<dyn BatchRun>, slice: usize, mut writer: Box<dyn SliceWriter>) -> Result<()> {
+    let mut rows = run.execute(slice)?;
     while let Some(rows) = rows.next().await {
-        let rows = rows.map_err(from_engine)?;
+        let rows = rows?;
         if rows.num_rows() > 0 {
             writer.write(rows).await?;
         }
     }
     writer.finish().await
-}
-
-/// An error of our own that travelled through DataFusion comes out as it went in.
-pub(super) fn from_engine(error: DataFusionError) -> Error {
-    match error {
-        DataFusionError::External(inner) => match inner.downcast::<Error>() {
-            Ok(ours) => *ours,
-            Err(other) => Error::with_source(Kind::Data, "the query failed", other),
-        },
-        DataFusionError::Context(_, inner) => from_engine(*inner),
-        DataFusionError::Shared(shared) => match Arc::try_unwrap(shared) {
-            Ok(inner) => from_engine(inner),
-            Err(shared) => from_shared(&shared),
-        },
-        DataFusionError::ArrowError(inner, _) => match *inner {
-            arrow::error::ArrowError::ExternalError(inner) => from_engine(DataFusionError::External(inner)),
-            other => Error::with_source(Kind::Data, "the query failed", other),
-        },
-        other => Error::with_source(Kind::Data, "the query failed", other),
-    }
-}
-
-/// The same for an error that several slices hold: kind and text are taken over.
-fn from_shared(error: &DataFusionError) -> Error {
-    match error {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-            Some(ours) => Error::new(ours.kind(), ours.chain()),
-            None => Error::new(Kind::Data, inner.to_string()),
-        },
-        DataFusionError::Context(_, inner) => from_shared(inner),
-        DataFusionError::Shared(inner) => from_shared(inner),
-        other => Error::new(Kind::Data, other.to_string()),
-    }
 }

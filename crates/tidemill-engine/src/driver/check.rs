@@ -1,16 +1,17 @@
 //! Everything that can be known before starting, all of it at once, without touching anything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use tidemill_core::plan::{BatchPlan, LimitsInForce, RangePlan};
 use tidemill_core::position::Positions;
 
-use super::batch::from_engine;
 use super::recovery::Standing;
 use super::{Driver, DriverSource};
 use crate::error::{Error, Kind, Result};
+use crate::job::StateReaders;
 use crate::sink::SinkInput;
 use crate::source::PartitionEnds;
 
@@ -88,8 +89,8 @@ impl Driver {
     async fn check_sinks(&mut self, checked: &mut Checked) {
         for output in &mut self.outputs {
             let input = SinkInput {
-                schema: output.template.schema(),
-                ordered: output.template.ordered(),
+                schema: output.job.schema(),
+                ordered: output.job.ordered(),
             };
             if checked.keep(output.sink.check(&input).await).is_none() {
                 continue;
@@ -155,20 +156,27 @@ impl Driver {
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
             query_hashes: BTreeMap::new(),
+            states: BTreeMap::new(),
+            zero_ms: None,
             turn: None,
         };
         let mut read = BTreeMap::new();
         for output in &self.outputs {
-            let run = output.template.for_batch(&plan)?;
-            let failed = |error| {
-                let error = from_engine(error);
-                Error::with_source(error.kind(), format!("query of sink {}", output.name), error)
+            let run = output.job.for_batch(&plan, &StateReaders::new())?;
+            let failed = |error: Error| {
+                let kind = error.kind();
+                Error::with_source(kind, format!("query of sink {}", output.name), error)
             };
-            let rows = execute_stream(run.plan, run.context).map_err(failed)?;
-            rows.try_for_each(|_rows| std::future::ready(Ok(())))
-                .await
-                .map_err(failed)?;
-            for scan in &run.scans {
+            let thrown_away = |slice| {
+                let run = Arc::clone(&run);
+                async move {
+                    run.execute(slice)?
+                        .try_for_each(|_rows| std::future::ready(Ok(())))
+                        .await
+                }
+            };
+            try_join_all((0..run.slices()).map(thrown_away)).await.map_err(failed)?;
+            for scan in run.finish().await.map_err(failed)?.scans {
                 let records = scan.finish().await?.iter().map(|report| report.records_in).sum();
                 read.insert(scan.source().to_owned(), records);
             }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod check;
+mod events;
 mod held_back;
 mod lag;
 mod losses;
@@ -16,6 +17,7 @@ mod recovery;
 mod replay;
 mod rewind;
 mod settle;
+mod states;
 mod ticks;
 mod turns;
 
@@ -28,6 +30,7 @@ use tidemill_core::next_batch;
 use tidemill_core::plan::BatchPlan;
 use tidemill_core::position::Positions;
 use tidemill_core::recover::LoggedPlan;
+use tidemill_core::state::{self, StateVersions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -37,6 +40,7 @@ use crate::failpoint;
 use crate::sink::Claim;
 use crate::store::Store;
 use crate::time::Clock;
+use batch::Findings;
 use held_back::HeldBack;
 use lag::LagClock;
 use losses::log_losses;
@@ -47,16 +51,23 @@ use patient_store::PatientStore;
 use publisher::Publisher;
 use ranges::{Ends, NextRanges};
 use settle::Unlogged;
+use states::States;
 use ticks::Ticks;
 
 pub use check::{Checked, all_of};
-pub use parts::{DriverSettings, DriverSource, Output, Successor};
+pub use events::{BatchInfo, Event, Listener, OutputInfo};
+pub use parts::{DriverSettings, DriverSource, Output, Successor, TickPolicy};
 pub use recovery::Standing;
 pub use replay::Replayed;
 pub use rewind::{Rewind, SinkAgain};
 
 /// How often an idle instance looks whether another one took over.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// Milliseconds as batch times count them.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +101,8 @@ pub struct Driver {
     checkpoint: Checkpoint,
     sources: Vec<DriverSource>,
     outputs: Vec<Output>,
+    states: States,
+    listener: Option<Arc<dyn Listener>>,
     stop: watch::Receiver<bool>,
     waiting: Waiting,
     progress: watch::Sender<Progress>,
@@ -102,6 +115,10 @@ struct Running {
     last: LoggedPlan,
     positions: Positions,
     record_bytes: BTreeMap<String, u64>,
+    /// What the stateful operators hold after the last batch.
+    states: StateVersions,
+    /// What sinks that hold the batch to be finished have decided of it.
+    decided: StateVersions,
     /// What the slowest sink with a time limit takes within it, by its last batch with input.
     sink_bytes_max: Option<u64>,
     yields_without_input: bool,
@@ -140,12 +157,27 @@ impl Driver {
                 checkpoint,
                 sources,
                 outputs,
+                states: States::default(),
+                listener: None,
                 stop,
                 waiting,
                 progress,
             },
             watched,
         )
+    }
+
+    /// The driver with somebody who hears of what happens.
+    #[must_use]
+    pub fn heard_by(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    fn tell(&self, event: impl FnOnce() -> Event) {
+        if let Some(listener) = &self.listener {
+            listener.hear(event());
+        }
     }
 
     /// Starts, recovers, and runs batches until it is stopped, caught up (where asked to), or fails.
@@ -166,6 +198,9 @@ impl Driver {
 
     async fn run_to_end(mut self) -> Result<Summary> {
         let mut running = self.start().await?;
+        self.tell(|| Event::Started {
+            at_ms: self.clock.now_ms(),
+        });
         let ended = self.run_batches(&mut running).await;
         // Whatever ended it: the last batch is settled, and what is not run again should not look as if it were to be.
         let settled = self.settle(&mut running).await;
@@ -183,20 +218,21 @@ impl Driver {
         let total = self.lag_of(&running.positions, targets.as_ref());
         self.report_progress(total, total);
         let mut looked = self.clock.elapsed();
-        let mut ticks = Ticks::new(self.settings.interval, looked);
+        let mut ticks = Ticks::new(self.settings.ticks, self.settings.interval, looked);
         loop {
             if *self.stop.borrow() {
                 return Ok(());
             }
             if !self.settings.until_caught_up {
-                if ticks.next() > self.clock.elapsed() {
+                let until = ticks.until(self.clock.as_ref(), running.last.plan.batch_time_ms);
+                if !until.wait.is_zero() {
                     self.settle(running).await?;
                 }
-                running.pace.waited(self.clock.elapsed().saturating_sub(ticks.next()));
-                self.wait_for(&mut ticks).await;
-                if *self.stop.borrow() {
+                running.pace.waited(until.late);
+                if !self.waited(until.wait).await {
                     return Ok(());
                 }
+                ticks.take(self.clock.elapsed());
             }
             let Some(next) = self.next_ranges(running, targets.as_ref()).await? else {
                 self.settle(running).await?;
@@ -228,17 +264,24 @@ impl Driver {
         });
     }
 
-    /// Waits for the next tick, or the stop.
-    async fn wait_for(&mut self, ticks: &mut Ticks) {
-        let wait = ticks.next().saturating_sub(self.clock.elapsed());
+    /// Waits for the next tick; false where the stop came first.
+    async fn waited(&mut self, wait: Duration) -> bool {
         if !wait.is_zero() {
             let clock = Arc::clone(&self.clock);
             tokio::select! {
                 () = clock.sleep(wait) => {}
-                _ = self.stop.changed() => return,
+                _ = self.stop.changed() => {}
             }
         }
-        ticks.take(self.clock.elapsed());
+        !*self.stop.borrow()
+    }
+
+    /// The time of the batch after `last_ms`.
+    fn next_time(&self, last_ms: i64) -> i64 {
+        match self.settings.ticks {
+            TickPolicy::Merged => next_batch::batch_time(self.clock.now_ms(), Some(last_ms)),
+            TickPolicy::Every => last_ms.saturating_add(millis(self.settings.interval)),
+        }
     }
 
     fn lag_of(&self, positions: &Positions, ends: Option<&Ends>) -> u64 {
@@ -262,7 +305,7 @@ impl Driver {
             epoch: running.claim.epoch,
             incarnation: running.claim.incarnation.clone(),
             batch_id: running.last.plan.batch_id + 1,
-            batch_time_ms: next_batch::batch_time(self.clock.now_ms(), Some(running.last.plan.batch_time_ms)),
+            batch_time_ms: self.next_time(running.last.plan.batch_time_ms),
             seed: rand::random(),
             reduce_slices: self.settings.reduce_slices,
             before: running.positions.clone(),
@@ -272,6 +315,8 @@ impl Driver {
             limits: next.limits,
             pipeline_hash: self.settings.pipeline_hash.clone(),
             query_hashes: self.query_hashes(),
+            states: running.states.clone(),
+            zero_ms: running.last.plan.zero_ms,
             turn: None,
         };
         self.checkpoint.look_for_newer(running.claim.epoch).await?;
@@ -290,6 +335,7 @@ impl Driver {
         }
         let logged = logged?;
         running.must_be_logged = false;
+        self.tell(|| Event::BatchSubmitted(BatchInfo::of(&logged.plan, self.clock.now_ms())));
         if !next.losses.is_empty() {
             log_losses(
                 &self.checkpoint,
@@ -327,16 +373,24 @@ impl Driver {
             batch_id: batch,
             epoch: running.claim.epoch,
             sinks: BTreeMap::new(),
-            record_bytes: running.record_bytes.clone(),
+            record_bytes: BTreeMap::new(),
+            states: StateVersions::new(),
             committed_ms: 0,
+        };
+        let mut findings = Findings {
+            record_bytes: running.record_bytes.clone(),
+            states: std::mem::take(&mut running.decided),
         };
         if failpoint::sabotaged("commit-record-before-output") {
             self.checkpoint.log_commit(&commit).await?;
         }
+        let mut info = BatchInfo::of(&logged.plan, self.clock.now_ms());
+        info.started_ms = Some(self.clock.now_ms());
+        self.tell(|| Event::BatchStarted(info.clone()));
         for at in 0..self.outputs.len() {
             let name = self.outputs[at].name.clone();
             let done = if missing.contains(&name) {
-                self.run_output(at, &running.claim, &logged, &mut losses, &mut running.record_bytes)
+                self.told_output(at, running, &logged, &mut losses, &mut findings, &mut info)
                     .await?
             } else {
                 SinkCommit {
@@ -346,8 +400,13 @@ impl Driver {
             };
             commit.sinks.insert(name, done);
         }
+        info.ended_ms = Some(self.clock.now_ms());
+        self.tell(|| Event::BatchCompleted(info.clone()));
         let worked = self.clock.elapsed() - begun;
-        commit.record_bytes = running.record_bytes.clone();
+        running.record_bytes.clone_from(&findings.record_bytes);
+        running.states = state::after(&logged.plan.states, [&findings.states]);
+        commit.record_bytes = findings.record_bytes;
+        commit.states.clone_from(&running.states);
         commit.committed_ms = self.clock.now_ms();
         running
             .pace
@@ -370,6 +429,37 @@ impl Driver {
             worked,
         });
         Ok(())
+    }
+
+    /// Runs an output, and tells of it.
+    async fn told_output(
+        &mut self,
+        at: usize,
+        running: &Running,
+        logged: &LoggedPlan,
+        losses: &mut Vec<Loss>,
+        findings: &mut Findings,
+        batch: &mut BatchInfo,
+    ) -> Result<SinkCommit> {
+        let mut info = OutputInfo {
+            batch_time_ms: logged.plan.batch_time_ms,
+            id: at,
+            name: self.outputs[at].name.clone(),
+            started_ms: self.clock.now_ms(),
+            ended_ms: None,
+            failure: None,
+        };
+        self.tell(|| Event::OutputStarted(info.clone()));
+        let done = self.run_output(at, &running.claim, logged, losses, findings).await;
+        info.ended_ms = Some(self.clock.now_ms());
+        info.failure = done.as_ref().err().map(Error::chain);
+        self.tell(|| Event::OutputCompleted(info.clone()));
+        batch.outputs.insert(info.name.clone(), info);
+        if done.is_err() {
+            batch.ended_ms = Some(self.clock.now_ms());
+            self.tell(|| Event::BatchCompleted(batch.clone()));
+        }
+        done
     }
 
     /// X19: what the sinks that have a time limit take in a safe part of it, by this batch; `None` where it tells nothing.

@@ -9,9 +9,10 @@ use tidemill_core::rate::{PartitionBound, PidSettings};
 use tidemill_core::start::{OnNewPartition, StartPolicy};
 use tidemill_core::ways_out::WaysOut;
 
+use crate::job::Job;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::sql::template::Template;
+use crate::state::StateSettings;
 
 /// What the driver needs to know of one source beside reading it.
 #[derive(Debug)]
@@ -34,13 +35,13 @@ pub struct DriverSource {
     pub batch_bytes_max: u64,
 }
 
-/// One output: a query and where its rows go.
+/// One output: what it computes and where the rows go.
 #[derive(Debug)]
 pub struct Output {
     /// The sink's name in the pipeline.
     pub name: String,
-    /// The query.
-    pub template: Template,
+    /// What it computes.
+    pub job: Box<dyn Job>,
     /// The sink.
     pub sink: Box<dyn Sink>,
     /// True where its rows are the dead letters of a source (X17).
@@ -65,6 +66,16 @@ pub(super) fn into_commit_order(outputs: &mut [Output]) {
     outputs.sort_by(|a, b| (!a.dead_letters, &a.name).cmp(&(!b.dead_letters, &b.name)));
 }
 
+/// When batches begin, and which time they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TickPolicy {
+    /// At multiples of the interval, the first one at once; ticks that are overdue become one batch, and a batch without data is
+    /// left out where no row can come of it. The time is the clock's.
+    Merged,
+    /// Every multiple of the interval is a batch of that time, with or without data, down time included.
+    Every,
+}
+
 /// Settings of the loop.
 #[derive(Debug, Clone)]
 pub struct DriverSettings {
@@ -83,10 +94,12 @@ pub struct DriverSettings {
     pub pipeline_hash: String,
     /// Reference tables as they were read.
     pub tables: Vec<TableIdentity>,
-    /// Every tick is a batch, with or without data.
-    pub every_tick: bool,
+    /// When batches begin.
+    pub ticks: TickPolicy,
     /// Take the end offsets at start, process to them without waiting for ticks, and end.
     pub until_caught_up: bool,
     /// What a person ordered for this start.
     pub ways_out: WaysOut,
+    /// Where the stateful operators keep what they need between batches; `None` where no output has any.
+    pub state: Option<StateSettings>,
 }

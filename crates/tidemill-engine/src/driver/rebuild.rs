@@ -6,7 +6,7 @@ use tidemill_core::plan::BatchId;
 use tidemill_core::recover::{self, Recovery};
 
 use super::Driver;
-use super::recovery::{Standing, refusal};
+use super::recovery::{Standing, decided, refusal};
 use crate::checkpoint::{AppRecord, CommitRecord, Contents, LossRecord, SinkCommit};
 use crate::error::{Error, Kind, Result};
 
@@ -99,6 +99,7 @@ impl Driver {
                 epoch: claim.epoch,
                 sinks: ledgers.iter().filter_map(found).collect(),
                 record_bytes: BTreeMap::new(),
+                states: decided(batch, None, &ledgers),
                 committed_ms: self.clock.now_ms(),
             };
             self.checkpoint.log_commit(&commit).await?;

@@ -8,6 +8,7 @@ use tidemill_core::plan::{BatchId, BatchPlan, LimitsInForce, Turn};
 use tidemill_core::position::{Positions, TopicPartition};
 use tidemill_core::recover::{self, Facts, LoggedPlan, Recovery, SinkFacts};
 use tidemill_core::start::{self, PartitionBounds, StartPolicy};
+use tidemill_core::state::{self, StateVersions};
 use tidemill_core::ways_out;
 
 use super::held_back::HeldBack;
@@ -15,8 +16,10 @@ use super::lag::LagClock;
 use super::pace::Pace;
 use super::publisher::Publisher;
 use super::ranges::partition_bounds;
+use super::states::States;
+use super::ticks::zero;
 use super::turns::{TURN_VERSION, predecessor};
-use super::{Driver, DriverSource, Output, Running, Summary};
+use super::{Driver, DriverSource, Output, Running, Summary, TickPolicy};
 use crate::checkpoint::{AppRecord, Checkpoint, Contents};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -68,8 +71,8 @@ impl Driver {
             output
                 .sink
                 .check(&SinkInput {
-                    schema: output.template.schema(),
-                    ordered: output.template.ordered(),
+                    schema: output.job.schema(),
+                    ordered: output.job.ordered(),
                 })
                 .await?;
             sinks.insert(output.name.clone(), output.sink.inspect(&self.settings.app).await?);
@@ -97,7 +100,7 @@ impl Driver {
             }
         };
         let above = self.adopted_above(&claim.app_uuid, &read);
-        let mut running = self.recovered(claim, contents, decision, above).await?;
+        let mut running = self.recovered(claim, contents, &read, decision, above).await?;
         self.rename(&running).await?;
         self.adopt(&mut running, above).await?;
         Ok(running)
@@ -239,34 +242,44 @@ impl Driver {
         &mut self,
         claim: Claim,
         contents: Contents,
+        ledgers: &Ledgers,
         decision: Recovery,
         above: Option<BatchId>,
     ) -> Result<Running> {
         let last_commit = contents.last_commit;
+        let committed = last_commit
+            .as_ref()
+            .map(|commit| (commit.batch_id, commit.states.clone()));
+        let decided = |batch| decided(batch, committed.as_ref(), ledgers);
         let sink_bytes_max = last_commit.as_ref().and_then(|commit| self.bytes_within_limits(commit));
         let record_bytes = last_commit.map(|commit| commit.record_bytes).unwrap_or_default();
         let backpressure = self.settings.backpressure.filter(|_| !self.settings.until_caught_up);
         let pace =
             Pace::new(&self.sources, backpressure).map_err(|error| Error::new(Kind::Config, error.to_string()))?;
+        let every_tick = self.settings.ticks == TickPolicy::Every;
+        let publisher = Publisher::start(&self.sources);
         let running = |last: LoggedPlan| Running {
             claim: claim.clone(),
             positions: last.plan.after(),
             last,
             record_bytes,
+            states: StateVersions::new(),
+            decided: StateVersions::new(),
             sink_bytes_max,
-            yields_without_input: self.settings.every_tick,
+            yields_without_input: every_tick,
             may_be_overtaken: true,
             must_be_logged: false,
             lag: LagClock::default(),
             held_back: HeldBack::default(),
             pace,
-            publisher: Publisher::start(&self.sources),
+            publisher,
             unlogged: None,
             summary: Summary::default(),
         };
         let mut running = match decision {
             Recovery::Fresh => {
                 let first = self.first_plan(&claim, above).await?;
+                self.open_states(&StateVersions::new()).await?;
                 let logged = self.checkpoint.log_plan(first).await?;
                 let mut running = running(logged.clone());
                 let all: Vec<String> = self.outputs.iter().map(|output| output.name.clone()).collect();
@@ -277,7 +290,9 @@ impl Driver {
             }
             Recovery::Continue { last, births } => {
                 tracing::info!(batch = last.plan.batch_id, "going on after the last settled batch");
-                let running = running(last.clone());
+                let mut running = running(last.clone());
+                running.states = state::after(&last.plan.states, [&decided(last.plan.batch_id)]);
+                self.open_states(&running.states).await?;
                 for name in births {
                     self.birth(&running.claim, &last, &name).await?;
                 }
@@ -301,6 +316,8 @@ impl Driver {
                     missing
                 };
                 let mut running = running(plan.clone());
+                running.decided = decided(plan.plan.batch_id);
+                self.open_states(&plan.plan.states).await?;
                 let known = self.checkpoint.losses(plan.plan.batch_id).await?;
                 let losses = known.into_iter().flat_map(|record| record.losses).collect();
                 self.finish_batch(&mut running, plan.clone(), losses, &missing, Duration::ZERO)
@@ -314,9 +331,16 @@ impl Driver {
         };
         self.tidy(running.last.plan.batch_id).await;
         for output in &self.outputs {
-            running.yields_without_input |= output.template.yields_without_input().await?;
+            running.yields_without_input |= output.job.yields_without_input().await?;
         }
         Ok(running)
+    }
+
+    async fn open_states(&mut self, versions: &StateVersions) -> Result<()> {
+        let forgotten = &self.settings.ways_out.forget_states;
+        let settings = self.settings.state.as_ref();
+        self.states = States::open(settings, &self.checkpoint, &self.outputs, versions, forgotten).await?;
+        Ok(())
     }
 
     /// Where the sources begin on a first start.
@@ -343,13 +367,18 @@ impl Driver {
     /// Plan 0: first positions, resolved once and logged (X9). Its id is above those of the sinks that are adopted.
     async fn first_plan(&self, claim: &Claim, above: Option<BatchId>) -> Result<BatchPlan> {
         let before = self.first_positions().await?;
+        let now = self.clock.now_ms();
+        let zero = match self.settings.ticks {
+            TickPolicy::Merged => None,
+            TickPolicy::Every => Some(zero(now, self.settings.interval)),
+        };
         Ok(BatchPlan {
             app: claim.app.clone(),
             app_uuid: claim.app_uuid.clone(),
             epoch: claim.epoch,
             incarnation: claim.incarnation.clone(),
             batch_id: above.map_or(0, |above| above + 1),
-            batch_time_ms: self.clock.now_ms(),
+            batch_time_ms: zero.unwrap_or(now),
             seed: 0,
             reduce_slices: self.settings.reduce_slices,
             before,
@@ -359,6 +388,8 @@ impl Driver {
             limits: LimitsInForce::default(),
             pipeline_hash: self.settings.pipeline_hash.clone(),
             query_hashes: self.query_hashes(),
+            states: StateVersions::new(),
+            zero_ms: zero,
             turn: above.map(|_| Turn {
                 version: TURN_VERSION,
                 adopted: self.settings.ways_out.adopt.clone(),
@@ -384,6 +415,22 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// What the commits of a batch decided of the operators' state (X30), as the checkpoint and the sinks tell it.
+pub(super) fn decided(
+    batch: BatchId,
+    committed: Option<&(BatchId, StateVersions)>,
+    ledgers: &Ledgers,
+) -> StateVersions {
+    let by_record = committed
+        .filter(|(committed, _)| *committed == batch)
+        .map(|(_, states)| states);
+    let by_ledger = ledgers.values().flatten().filter(|record| record.batch_id == batch);
+    let all = by_ledger.map(|record| &record.states).chain(by_record);
+    let mut decided = state::after(&StateVersions::new(), all);
+    decided.retain(|_, version| version.batch_id == batch);
+    decided
 }
 
 /// Asks the brokers what the start policy needs to know beyond the bounds.
@@ -452,6 +499,7 @@ pub(super) fn ledger_record(claim: &Claim, logged: &LoggedPlan, sink: &str, birt
         positions: logged.plan.after(),
         plan: logged.plan.clone(),
         losses: Vec::new(),
+        states: logged.plan.states.clone(),
         rows: 0,
     }
 }

@@ -76,7 +76,15 @@ impl Driver {
                 return Err(Error::new(Kind::Refused, text));
             }
         };
-        let mut running = self.recovered(claim, contents, decision, None).await?;
+        let mut running = self.recovered(claim, contents, &ledgers, decision, None).await?;
+        if let Some(operator) = running.states.keys().next() {
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "operator {operator} keeps state, and only that of the last batch is kept: there is no going back"
+                ),
+            ));
+        }
         let turn = Turn {
             version: TURN_VERSION,
             follows: Some(rewind.last),

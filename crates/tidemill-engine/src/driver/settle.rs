@@ -47,6 +47,7 @@ impl Driver {
         if batch == 0 {
             return Ok(());
         }
+        self.states.settled(batch, &last.commit.states).await?;
         if batch.is_multiple_of(ENTRIES_KEPT) {
             self.checkpoint.fold(&last.logged, &last.commit).await?;
             self.tidy(batch).await;

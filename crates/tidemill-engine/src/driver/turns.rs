@@ -76,8 +76,8 @@ impl Driver {
                 sink: output.name.clone(),
             });
             sink.check(&SinkInput {
-                schema: output.template.schema(),
-                ordered: output.template.ordered(),
+                schema: output.job.schema(),
+                ordered: output.job.ordered(),
             })
             .await?;
             let was = std::mem::replace(&mut output.name, name.clone());
@@ -133,14 +133,13 @@ impl Driver {
     }
 
     fn turn_plan(&self, claim: &Claim, running: &Running, batch: BatchId, before: Positions, turn: Turn) -> BatchPlan {
-        let time = tidemill_core::next_batch::batch_time(self.clock.now_ms(), Some(running.last.plan.batch_time_ms));
         BatchPlan {
             app: claim.app.clone(),
             app_uuid: claim.app_uuid.clone(),
             epoch: claim.epoch,
             incarnation: claim.incarnation.clone(),
             batch_id: batch,
-            batch_time_ms: time,
+            batch_time_ms: self.next_time(running.last.plan.batch_time_ms),
             seed: 0,
             reduce_slices: self.settings.reduce_slices,
             before,
@@ -150,6 +149,8 @@ impl Driver {
             limits: LimitsInForce::default(),
             pipeline_hash: self.settings.pipeline_hash.clone(),
             query_hashes: self.query_hashes(),
+            states: running.states.clone(),
+            zero_ms: running.last.plan.zero_ms,
             turn: Some(turn),
         }
     }

@@ -1,6 +1,7 @@
 //! SQL lowered once into a template plan; per batch only its ranges change.
 
 pub mod dead_letters;
+mod from_engine;
 pub mod functions;
 mod octet_length;
 mod provider;

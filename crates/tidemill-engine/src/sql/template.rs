@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -13,10 +14,11 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tidemill_core::plan::{BatchPlan, RangePlan};
 
 use super::dead_letters;
+use super::from_engine::from_engine;
 use super::functions::{BatchCell, functions};
 use super::octet_length::octet_length;
 use super::provider::{DeadLetters, QueriedTable};
@@ -25,6 +27,7 @@ use super::reference::ReferenceTable;
 use super::scan_run::ScanRun;
 use super::table::{MetadataColumn, OnBadRecord, SourceTable};
 use crate::error::{Error, Kind, Result};
+use crate::job::{BatchRun, Finished, Job, SliceRows, StateReaders};
 
 /// Operators that keep the rows of a slice together and in order.
 const ORDER_KEEPING: &[&str] = &[
@@ -72,13 +75,10 @@ pub struct Template {
 
 /// A template with the ranges of one batch.
 #[derive(Debug)]
-pub struct BatchRun {
-    /// The plan to execute, every slice once.
-    pub plan: Arc<dyn ExecutionPlan>,
-    /// What its slices run in.
-    pub context: Arc<TaskContext>,
-    /// One per scan of a source.
-    pub scans: Vec<Arc<ScanRun>>,
+pub struct QueryRun {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    scans: Vec<Arc<ScanRun>>,
 }
 
 impl Template {
@@ -120,11 +120,6 @@ impl Template {
         })
     }
 
-    /// Columns of the output.
-    pub fn schema(&self) -> SchemaRef {
-        self.plan.schema()
-    }
-
     /// The sources that the query reads.
     pub fn sources(&self) -> &[String] {
         &self.sources
@@ -145,20 +140,15 @@ impl Template {
         columns
     }
 
-    /// True where each output slice is one range with its records in order.
-    pub fn ordered(&self) -> bool {
-        self.ordered
-    }
-
     /// The plan with the ranges of a batch; `batch_time()` and its kin answer for that batch from here on.
     ///
     /// # Errors
     /// A bug.
-    pub fn for_batch(&self, batch: &BatchPlan) -> Result<BatchRun> {
+    pub fn run(&self, batch: &BatchPlan) -> Result<QueryRun> {
         self.with_ranges(batch.batch_id, batch.batch_time_ms, &batch.ranges)
     }
 
-    fn with_ranges(&self, id: u64, time_ms: i64, ranges: &[RangePlan]) -> Result<BatchRun> {
+    fn with_ranges(&self, id: u64, time_ms: i64, ranges: &[RangePlan]) -> Result<QueryRun> {
         self.cell.set(id, time_ms);
         let mut scans = Vec::new();
         let bug = |error| Error::with_source(Kind::Bug, "put the ranges of a batch into the plan", error);
@@ -174,18 +164,29 @@ impl Template {
             })
             .map_err(bug)?
             .data;
-        Ok(BatchRun {
+        Ok(QueryRun {
             plan,
             context: Arc::clone(&self.context),
             scans,
         })
     }
+}
 
-    /// True where the query gives rows without any input, as `count(*)` without GROUP BY does.
-    ///
-    /// # Errors
-    /// `Config` where it fails even so.
-    pub async fn yields_without_input(&self) -> Result<bool> {
+#[async_trait]
+impl Job for Template {
+    fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+
+    fn ordered(&self) -> bool {
+        self.ordered
+    }
+
+    fn for_batch(&self, plan: &BatchPlan, _before: &StateReaders) -> Result<Arc<dyn BatchRun>> {
+        Ok(Arc::new(self.run(plan)?))
+    }
+
+    async fn yields_without_input(&self) -> Result<bool> {
         let run = self.with_ranges(0, 0, &[])?;
         let failed = |error| Error::with_source(Kind::Config, "the query fails on an empty batch", error);
         let rows: Vec<_> = execute_stream(run.plan, run.context)
@@ -292,14 +293,28 @@ fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
         .is_some_and(|child| plan.children().len() == 1 && keeps_order(child))
 }
 
-impl BatchRun {
-    /// The number of slices to execute.
-    pub fn slices(&self) -> usize {
+#[async_trait]
+impl BatchRun for QueryRun {
+    fn slices(&self) -> usize {
         self.plan.output_partitioning().partition_count()
     }
 
-    /// True where rows cross from slice to slice, so that all slices must run at once.
-    pub fn exchanges(&self) -> bool {
+    fn exchanges(&self) -> bool {
         !keeps_order(&self.plan)
+    }
+
+    fn execute(&self, slice: usize) -> Result<SliceRows> {
+        let rows = self
+            .plan
+            .execute(slice, Arc::clone(&self.context))
+            .map_err(from_engine)?;
+        Ok(rows.map_err(from_engine).boxed())
+    }
+
+    async fn finish(&self) -> Result<Finished> {
+        Ok(Finished {
+            scans: self.scans.clone(),
+            ..Finished::default()
+        })
     }
 }

@@ -204,6 +204,7 @@ impl SliceWriter for KafkaSliceWriter {
 #[cfg(test)]
 mod tests {
     use tidemill_core::position::{Positions, TopicPartition};
+    use tidemill_core::state::StateVersions;
 
     use super::*;
 
@@ -234,6 +235,8 @@ mod tests {
             limits: Default::default(),
             pipeline_hash: String::new(),
             query_hashes: std::collections::BTreeMap::new(),
+            states: StateVersions::new(),
+            zero_ms: None,
             turn: None,
         }
     }

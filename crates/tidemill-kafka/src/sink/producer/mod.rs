@@ -137,6 +137,7 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use tidemill_core::plan::{BatchPlan, LimitsInForce};
     use tidemill_core::position::Positions;
+    use tidemill_core::state::StateVersions;
 
     use super::*;
 
@@ -157,6 +158,8 @@ mod tests {
             limits: LimitsInForce::default(),
             pipeline_hash: String::new(),
             query_hashes: std::collections::BTreeMap::new(),
+            states: StateVersions::new(),
+            zero_ms: None,
             turn: None,
         };
         LedgerRecord {
@@ -171,6 +174,7 @@ mod tests {
             plan,
             positions: Positions::default(),
             losses: Vec::new(),
+            states: StateVersions::new(),
             rows: 0,
         }
     }

@@ -1,11 +1,17 @@
 //! A direct stream of a Kafka topic: what to read and from where.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tidemill_core::loss::OnOutOfRange;
 use tidemill_core::rate::PartitionBound;
 use tidemill_core::start::{OnNewPartition, StartPolicy};
+use tidemill_engine::error::Result;
+use tidemill_engine::source::Source;
 use tidemill_kafka::security::Security;
+use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource};
+
+use super::{Opens, SourceLimits};
 
 /// Which topics a direct stream reads, and where it begins on the first start of the application.
 ///
@@ -155,5 +161,32 @@ impl DirectKafka {
     pub fn read_uncommitted(mut self) -> Self {
         self.read_committed = false;
         self
+    }
+}
+
+impl DirectKafka {
+    pub(crate) fn limits(&self) -> SourceLimits {
+        SourceLimits {
+            start: self.start.clone(),
+            on_new_partition: self.on_new_partition,
+            on_out_of_range: self.on_out_of_range,
+            bound: self.bound,
+            initial_rate: self.initial_rate,
+            batch_bytes_max: self.batch_bytes_max,
+        }
+    }
+}
+
+impl Opens for DirectKafka {
+    fn open(&self, app: &str) -> Result<Arc<dyn Source>> {
+        let mut config = KafkaConfig::new(&self.brokers, self.topics.clone());
+        config.security.clone_from(&self.security);
+        config.group = Some(self.group.clone().unwrap_or_else(|| app.to_owned()));
+        config.isolation = if self.read_committed {
+            Isolation::ReadCommitted
+        } else {
+            Isolation::ReadUncommitted
+        };
+        Ok(Arc::new(KafkaSource::new(config)?))
     }
 }

@@ -1,0 +1,138 @@
+//! What stateful operators keep between batches (X30): restored at the start, staged before the first sink commits, brought
+//! forward when the batch is settled.
+
+use std::collections::BTreeMap;
+
+use tidemill_core::plan::BatchId;
+use tidemill_core::state::StateVersions;
+
+use super::Output;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::job::StateReaders;
+use crate::sink::Claim;
+use crate::state::{Changes, OperatorSpec, StageName, StateSettings, StateStore};
+
+/// Batches after which versions that nobody needs are removed.
+const TIDIED_EVERY: BatchId = 10;
+
+/// The state of a running application; nothing where no operator has any.
+#[derive(Debug, Default)]
+pub(super) struct States {
+    store: Option<StateStore>,
+    operators: Vec<OperatorSpec>,
+}
+
+impl States {
+    /// Brings all operators of the outputs to `versions`; those that have none begin empty.
+    ///
+    /// # Errors
+    /// `Config` where the program lacks an operator whose state is there, or has it with another shape.
+    pub(super) async fn open(
+        settings: Option<&StateSettings>,
+        checkpoint: &Checkpoint,
+        outputs: &[Output],
+        versions: &StateVersions,
+        forgotten: &[String],
+    ) -> Result<Self> {
+        let operators: BTreeMap<String, OperatorSpec> = outputs
+            .iter()
+            .flat_map(|output| output.job.operators())
+            .map(|operator| (operator.id.clone(), operator))
+            .collect();
+        if let Some(gone) = versions
+            .keys()
+            .find(|id| !operators.contains_key(*id) && !forgotten.contains(id))
+        {
+            let known: Vec<&str> = operators.keys().map(String::as_str).collect();
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "the checkpoint holds state of the operator {gone}, which the program no longer has (it has: {}). Give the \
+                     operator its name back with .named({gone:?}), or let its state go with .forget_state({gone:?})",
+                    if known.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        known.join(", ")
+                    }
+                ),
+            ));
+        }
+        if operators.is_empty() {
+            return Ok(Self::default());
+        }
+        let settings = settings.ok_or_else(|| {
+            Error::new(
+                Kind::Config,
+                "a stateful stream needs a checkpoint: give the program a checkpoint directory",
+            )
+        })?;
+        let mut store = StateStore::open(settings.clone(), checkpoint.store()).await?;
+        for operator in operators.values() {
+            let kept = versions.get(&operator.id).filter(|_| !forgotten.contains(&operator.id));
+            store.restore(operator, kept).await?;
+        }
+        Ok(Self {
+            store: Some(store),
+            operators: operators.into_values().collect(),
+        })
+    }
+
+    /// What each operator holds before the batch in hand.
+    pub(super) fn readers(&self) -> Result<StateReaders> {
+        let Some(store) = &self.store else {
+            return Ok(StateReaders::new());
+        };
+        let reader = |operator: &OperatorSpec| Ok((operator.id.clone(), store.reader(&operator.id)?));
+        self.operators.iter().map(reader).collect()
+    }
+
+    /// Makes the changes durable where no other output of the batch has decided the operator's version, and notes the versions in
+    /// `decided`.
+    pub(super) async fn stage(
+        &self,
+        claim: &Claim,
+        batch_id: BatchId,
+        attempt: u32,
+        changes: BTreeMap<String, Changes>,
+        decided: &mut StateVersions,
+    ) -> Result<()> {
+        for (operator, changes) in changes {
+            if decided.contains_key(&operator) {
+                continue;
+            }
+            let Some(store) = &self.store else {
+                return Err(Error::new(Kind::Bug, format!("state of {operator} without a store")));
+            };
+            let at = StageName {
+                batch_id,
+                epoch: claim.epoch,
+                attempt,
+            };
+            failpoint::pass("state.before-stage");
+            let version = store.stage(&operator, at, changes).await?;
+            failpoint::pass("state.after-stage");
+            decided.insert(operator, version);
+        }
+        Ok(())
+    }
+
+    /// Goes on from `versions`, which every sink has passed.
+    pub(super) async fn settled(&mut self, batch: BatchId, versions: &StateVersions) -> Result<()> {
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        for (operator, version) in versions {
+            if version.batch_id == batch {
+                store.advance(operator, version).await?;
+            }
+        }
+        if batch.is_multiple_of(TIDIED_EVERY)
+            && let Err(error) = store.tidy(std::slice::from_ref(versions)).await
+        {
+            tracing::warn!(error = error.chain(), "old versions of state were not removed");
+        }
+        Ok(())
+    }
+}

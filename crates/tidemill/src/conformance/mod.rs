@@ -1,0 +1,69 @@
+//! Spark Streaming's own cases, row by row of the conformance page: each test is named by its row's id.
+//!
+//! Default: batches of 1 s on a manual clock from 0, the i-th list is the data of batch i, two slices, values of a batch compared as
+//! a set. Where Tidemill departs on purpose the test says so and states our value.
+
+mod recovery;
+mod state;
+mod stateless;
+mod windows;
+
+use std::time::Duration;
+
+use crate::testing::{Harness, Input, Output};
+use crate::{DStream, Result};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A text as the key of a pair.
+type Text = String;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// What an operator gives for each of `batches` batches, sorted, on lists of which `None` is no batch at all.
+fn run_with_gaps<T, U>(
+    lists: impl IntoIterator<Item = Option<Vec<T>>>,
+    batches: u32,
+    operator: impl Fn(DStream<T>) -> DStream<U>,
+) -> Result<Vec<Vec<U>>>
+where
+    T: Clone + Send + Sync + 'static,
+    U: Clone + Ord + Send + 'static,
+{
+    let harness = Harness::new(SECOND);
+    let (input, output) = (Input::with_gaps(lists), Output::sorted());
+    let run = harness.start(|context| {
+        operator(input.stream(context)).foreach_batch(output.keep());
+        Ok(())
+    })?;
+    run.batches(batches)?;
+    Ok(output.batches())
+}
+
+/// The same on lists that are all there.
+fn run<T, U>(lists: &[&[T]], batches: u32, operator: impl Fn(DStream<T>) -> DStream<U>) -> Vec<Vec<U>>
+where
+    T: Clone + Send + Sync + 'static,
+    U: Clone + Ord + Send + 'static,
+{
+    run_with_gaps(lists.iter().map(|list| Some(list.to_vec())), batches, operator).unwrap()
+}
+
+/// Texts with a number each: `"a2 b1"` is a with 2 and b with 1; an empty text is written `_`.
+fn pairs<N: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> Vec<(Text, N)> {
+    text.split_whitespace()
+        .map(|pair| {
+            let at = pair
+                .find(|letter: char| letter.is_ascii_digit() || letter == '-')
+                .unwrap();
+            (pair[..at].replace('_', ""), pair[at..].parse().unwrap())
+        })
+        .collect()
+}
+
+/// A list of pairs per batch, batches separated by `;`.
+fn batches_of<N: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> Vec<Vec<(Text, N)>> {
+    text.split(';').map(pairs).collect()
+}

@@ -1,0 +1,287 @@
+//! A stream of typed values: one batch of them after another.
+
+mod keyed_state;
+mod outputs;
+mod pairs;
+mod reduced_windows;
+mod state;
+mod transform;
+mod update_state;
+mod windows;
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use tidemill_engine::error::{Error, Kind, Result};
+
+use crate::batch::Batch;
+use crate::codec::{Data, Key};
+use crate::graph::{Declaration, Graph, Stream};
+use crate::outcome::UserResult;
+use crate::scope::Scope;
+
+pub use outputs::Rows;
+pub use state::{MapWithState, State, StateSpec};
+pub use transform::IntoBatch;
+
+/// Gives the batch of a stream, `None` where it has none at that time.
+pub(crate) type Compute<T> = Arc<dyn Fn(&Arc<Scope>) -> Result<Option<Batch<T>>> + Send + Sync>;
+
+/// A stream of values of one type. Operators take it by value; clone it to use it twice.
+pub struct DStream<T> {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) compute: Compute<T>,
+}
+
+impl<T> Clone for DStream<T> {
+    fn clone(&self) -> Self {
+        Self {
+            stream: Arc::clone(&self.stream),
+            graph: Arc::clone(&self.graph),
+            compute: Arc::clone(&self.compute),
+        }
+    }
+}
+
+impl<T> Debug for DStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DStream")
+            .field("stream", &self.stream.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A parent without a batch where one is needed.
+pub(crate) fn without_batch(stream: &Stream) -> Error {
+    Error::new(
+        Kind::UserCode,
+        format!(
+            "stream {} has no batch at this time, and what is made of it needs one",
+            stream.id
+        ),
+    )
+}
+
+impl<T: Send + 'static> DStream<T> {
+    /// A stream that gives what `compute` does.
+    pub(crate) fn declared(graph: &Arc<Graph>, what: Declaration, compute: Compute<T>) -> Self {
+        Self {
+            stream: graph.declare(what),
+            graph: Arc::clone(graph),
+            compute,
+        }
+    }
+
+    /// A stream whose batches are made of this one's.
+    pub(crate) fn derived<U: Send + 'static>(
+        self,
+        each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let what = Declaration {
+            parents: vec![self.stream],
+            ..Declaration::default()
+        };
+        let parent = self.compute;
+        let compute = move |scope: &Arc<Scope>| Ok(parent(scope)?.map(|batch| each(&batch)));
+        DStream::declared(&self.graph, what, Arc::new(compute))
+    }
+
+    /// Gives the operator before a name that stays the same when the program changes: its state is found by it. Default = its kind
+    /// and its number among those of its kind, in construction order.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        self.stream.rename(name.into());
+        self
+    }
+
+    /// One value for each value.
+    #[must_use]
+    pub fn map<U: Send + 'static>(self, f: impl Fn(T) -> U + Send + Sync + 'static) -> DStream<U> {
+        let f = Arc::new(f);
+        self.derived(move |batch| {
+            let f = Arc::clone(&f);
+            batch.map(move |value| f(value))
+        })
+    }
+
+    /// One value for each value, or an error: the batch is run again, three times at most, then the stream stops naming batch,
+    /// range and text.
+    #[must_use]
+    pub fn try_map<U: Send + 'static, R: UserResult<U> + 'static>(
+        self,
+        f: impl Fn(T) -> R + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let f = Arc::new(f);
+        self.derived(move |batch| {
+            let f = Arc::clone(&f);
+            batch.try_map(move |value| f(value))
+        })
+    }
+
+    /// The values for which `keep` is true.
+    #[must_use]
+    pub fn filter(self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
+        let keep = Arc::new(keep);
+        self.derived(move |batch| {
+            let keep = Arc::clone(&keep);
+            batch.filter(move |value| keep(value))
+        })
+    }
+
+    /// Any number of values for each value; an `Option` or a `Vec` will do.
+    #[must_use]
+    pub fn flat_map<U: Send + 'static, I: IntoIterator<Item = U> + 'static>(
+        self,
+        f: impl Fn(T) -> I + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let f = Arc::new(f);
+        self.derived(move |batch| {
+            let f = Arc::clone(&f);
+            batch.flat_map(move |value| f(value))
+        })
+    }
+
+    /// What `f` makes of all values of each slice.
+    #[must_use]
+    pub fn map_partitions<U: Send + 'static, I: IntoIterator<Item = U> + 'static>(
+        self,
+        f: impl Fn(std::vec::IntoIter<T>) -> I + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let f = Arc::new(f);
+        self.derived(move |batch| {
+            let f = Arc::clone(&f);
+            batch.map_partitions(move |values| f(values))
+        })
+    }
+
+    /// One list per slice.
+    #[must_use]
+    pub fn glom(self) -> DStream<Vec<T>> {
+        self.derived(Batch::glom)
+    }
+
+    /// The number of values of each batch: 0 for an empty one.
+    #[must_use]
+    pub fn count(self) -> DStream<u64> {
+        self.derived(Batch::count)
+    }
+
+    /// One value per batch, none for an empty one. `f` must be associative and commutative.
+    #[must_use]
+    pub fn reduce(self, f: impl Fn(T, T) -> T + Send + Sync + 'static) -> Self {
+        let f = Arc::new(f);
+        self.derived(move |batch| {
+            let f = Arc::clone(&f);
+            batch.reduce(move |a, b| f(a, b))
+        })
+    }
+
+    /// Each value with the key that `f` gives it.
+    #[must_use]
+    pub fn key_by<K: Send + 'static>(self, f: impl Fn(&T) -> K + Send + Sync + 'static) -> DStream<(K, T)> {
+        self.map(move |value| (f(&value), value))
+    }
+
+    /// The values of this stream, then those of `other`, batch by batch. Both must have the same slide.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        let graph = Arc::clone(&self.graph);
+        Self::union_of(&graph, vec![self, other])
+    }
+
+    pub(crate) fn union_of(graph: &Arc<Graph>, streams: Vec<Self>) -> Self {
+        Self::merged(graph, streams, |batches| Ok(Batch::union_of(batches)))
+    }
+
+    /// A stream made of several of one type: at its time all of them must have a batch.
+    pub(crate) fn merged<U: Send + 'static>(
+        graph: &Arc<Graph>,
+        streams: Vec<Self>,
+        merge: impl Fn(&[Batch<T>]) -> Result<Batch<U>> + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let parents: Vec<Arc<Stream>> = streams.iter().map(|stream| Arc::clone(&stream.stream)).collect();
+        if streams.is_empty() {
+            graph.problem("a union of no streams: give it one at least");
+        }
+        same_slide(graph, &parents);
+        if streams.iter().any(|stream| !Arc::ptr_eq(&stream.graph, graph)) {
+            graph.problem("streams of two contexts can't be put together");
+        }
+        let what = Declaration {
+            parents: parents.clone(),
+            ..Declaration::default()
+        };
+        let compute = move |scope: &Arc<Scope>| {
+            let batches: Vec<Option<Batch<T>>> = streams
+                .iter()
+                .map(|stream| (stream.compute)(scope))
+                .collect::<Result<_>>()?;
+            let due = parents
+                .iter()
+                .all(|parent| parent.is_due(scope.time_ms(), scope.zero_ms()));
+            if !due {
+                return Ok(None);
+            }
+            let there = |(batch, stream): (Option<Batch<T>>, &Arc<Stream>)| batch.ok_or_else(|| without_batch(stream));
+            let batches: Vec<Batch<T>> = batches.into_iter().zip(&parents).map(there).collect::<Result<_>>()?;
+            merge(&batches).map(Some)
+        };
+        DStream::declared(graph, what, Arc::new(compute))
+    }
+}
+
+/// Streams that are put together have their batches at the same times.
+pub(crate) fn same_slide(graph: &Graph, parents: &[Arc<Stream>]) {
+    if parents.windows(2).any(|two| two[0].slide_ms != two[1].slide_ms) {
+        let slides: Vec<String> = parents.iter().map(|parent| format!("{} ms", parent.slide_ms)).collect();
+        graph.problem(format!(
+            "streams with different slides can't be put together: {}",
+            slides.join(", ")
+        ));
+    }
+}
+
+impl<T: Data> DStream<T> {
+    /// The same values in `slices` slices.
+    #[must_use]
+    pub fn repartition(self, slices: usize) -> Self {
+        self.derived(move |batch| batch.repartition(slices))
+    }
+}
+
+impl<T: Key> DStream<T> {
+    /// Each value that there is, with how often.
+    #[must_use]
+    pub fn count_by_value(self) -> DStream<(T, u64)> {
+        self.map(|value| (value, 1u64)).reduce_by_key(|a, b| a + b)
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> DStream<T> {
+    /// The same values, computed once for all who take them within an output and held in memory until the batch ends.
+    #[must_use]
+    pub fn cache(self) -> Self {
+        let what = Declaration {
+            parents: vec![Arc::clone(&self.stream)],
+            ..Declaration::default()
+        };
+        let stream = self.graph.declare(what);
+        let (parent, id) = (self.compute, stream.id);
+        let compute = move |scope: &Arc<Scope>| {
+            let kept = || Ok(parent(scope)?.map(|batch| batch.cache()));
+            scope.once(id, kept)
+        };
+        Self {
+            stream,
+            graph: self.graph,
+            compute: Arc::new(compute),
+        }
+    }
+
+    /// Another name of [`cache`](Self::cache): there is one level, memory.
+    #[must_use]
+    pub fn persist(self) -> Self {
+        self.cache()
+    }
+}

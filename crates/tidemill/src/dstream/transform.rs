@@ -1,0 +1,84 @@
+//! Whole batches as values.
+
+use std::sync::Arc;
+
+use tidemill_engine::error::{Error, Kind, Result};
+
+use super::{DStream, same_slide, without_batch};
+use crate::batch::Batch;
+use crate::graph::Declaration;
+use crate::outcome::guarded_call;
+use crate::scope::Scope;
+
+/// What a closure over batches gives back.
+pub trait IntoBatch<T> {
+    /// The batch.
+    ///
+    /// # Errors
+    /// The closure's own error, as `UserCode`.
+    fn into_batch(self) -> Result<Batch<T>>;
+}
+
+impl<T> IntoBatch<T> for Batch<T> {
+    fn into_batch(self) -> Result<Batch<T>> {
+        Ok(self)
+    }
+}
+
+impl<T, E: std::fmt::Display> IntoBatch<T> for std::result::Result<Batch<T>, E> {
+    fn into_batch(self) -> Result<Batch<T>> {
+        self.map_err(|error| Error::new(Kind::UserCode, format!("{error:#}")))
+    }
+}
+
+impl<T: Send + 'static> DStream<T> {
+    /// What `f` makes of each batch. It runs once per batch and output, before any value is there, and may use
+    /// [`Batch::time_ms`].
+    #[must_use]
+    pub fn transform<U: Send + 'static, B: IntoBatch<U>>(
+        self,
+        f: impl Fn(Batch<T>) -> B + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let stream = Arc::clone(&self.stream);
+        let what = Declaration {
+            parents: vec![self.stream],
+            ..Declaration::default()
+        };
+        let parent = self.compute;
+        let compute = move |scope: &Arc<Scope>| {
+            let batch = parent(scope)?;
+            if !stream.is_due(scope.time_ms(), scope.zero_ms()) {
+                return Ok(None);
+            }
+            let batch = batch.ok_or_else(|| without_batch(&stream))?;
+            guarded_call(|| f(batch).into_batch()).map(Some)
+        };
+        DStream::declared(&self.graph, what, Arc::new(compute))
+    }
+
+    /// What `f` makes of each batch here and of that of `other` at the same time.
+    #[must_use]
+    pub fn transform_with<W: Send + 'static, U: Send + 'static, B: IntoBatch<U>>(
+        self,
+        other: DStream<W>,
+        f: impl Fn(Batch<T>, Batch<W>) -> B + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let parents = vec![Arc::clone(&self.stream), Arc::clone(&other.stream)];
+        same_slide(&self.graph, &parents);
+        let what = Declaration {
+            parents: parents.clone(),
+            ..Declaration::default()
+        };
+        let (left, right) = (self.compute, other.compute);
+        let compute = move |scope: &Arc<Scope>| {
+            let (left, right) = (left(scope)?, right(scope)?);
+            if !parents[0].is_due(scope.time_ms(), scope.zero_ms()) {
+                return Ok(None);
+            }
+            let left = left.ok_or_else(|| without_batch(&parents[0]))?;
+            let right = right.ok_or_else(|| without_batch(&parents[1]))?;
+            guarded_call(|| f(left, right).into_batch()).map(Some)
+        };
+        DStream::declared(&self.graph, what, Arc::new(compute))
+    }
+}

@@ -1,0 +1,245 @@
+//! What a program declared: its streams, which of them keep state, and its outputs.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidemill_engine::error::{Error, Kind, Result};
+use tidemill_engine::state::OperatorSpec;
+
+use crate::output::Declared;
+
+/// One stream of a program: what follows from its declaration.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Construction order, from 0.
+    pub(crate) id: usize,
+    /// Time between its batches: a multiple of the interval.
+    pub(crate) slide_ms: i64,
+    pub(crate) parents: Vec<Arc<Stream>>,
+    /// How much of its parents a batch of it looks back at, beyond their newest.
+    pub(crate) looks_back_ms: i64,
+    stateful: Option<Stateful>,
+    /// The name that the program gave it. A leaf lock.
+    name: Mutex<Option<String>>,
+    /// What the program asked it to remember. A leaf lock.
+    remember_ms: Mutex<i64>,
+}
+
+/// What a stateful stream keeps.
+#[derive(Debug)]
+struct Stateful {
+    kind: &'static str,
+    /// Its number among those of its kind, in construction order.
+    number: usize,
+    shape: String,
+}
+
+impl Stream {
+    /// True where the stream has a batch at this time.
+    pub(crate) fn is_due(&self, time_ms: i64, zero_ms: i64) -> bool {
+        time_ms > zero_ms && (time_ms - zero_ms) % self.slide_ms == 0
+    }
+
+    /// The id of its state: the name that the program gave it, else kind and number.
+    pub(crate) fn operator(&self) -> String {
+        let name = lock(&self.name).clone();
+        match (&self.stateful, name) {
+            (_, Some(name)) => name,
+            (Some(stateful), None) => format!("{}-{}", stateful.kind, stateful.number),
+            (None, None) => format!("stream-{}", self.id),
+        }
+    }
+
+    pub(crate) fn rename(&self, name: String) {
+        *lock(&self.name) = Some(name);
+    }
+
+    fn spec(&self) -> Option<OperatorSpec> {
+        let stateful = self.stateful.as_ref()?;
+        Some(OperatorSpec {
+            id: self.operator(),
+            kind: stateful.kind.to_owned(),
+            shape: stateful.shape.clone(),
+        })
+    }
+
+    /// This stream and all it is made of, each once.
+    pub(crate) fn all(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        let mut seen = BTreeSet::new();
+        let mut all = Vec::new();
+        let mut left = vec![Arc::clone(self)];
+        while let Some(stream) = left.pop() {
+            if seen.insert(stream.id) {
+                left.extend(stream.parents.iter().map(Arc::clone));
+                all.push(stream);
+            }
+        }
+        all.sort_by_key(|stream| stream.id);
+        all
+    }
+
+    /// The stateful operators that it is made of.
+    pub(crate) fn operators(self: &Arc<Self>) -> Vec<OperatorSpec> {
+        self.all().iter().filter_map(|stream| stream.spec()).collect()
+    }
+
+    pub(crate) fn remembers_ms(&self) -> i64 {
+        *lock(&self.remember_ms)
+    }
+
+    pub(crate) fn remember_at_least(&self, millis: i64) {
+        let mut remember = lock(&self.remember_ms);
+        *remember = (*remember).max(millis);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a stream is declared with.
+#[derive(Debug, Default)]
+pub(crate) struct Declaration {
+    pub(crate) parents: Vec<Arc<Stream>>,
+    /// Time between batches, `None` = that of the first parent, or the interval.
+    pub(crate) slide_ms: Option<i64>,
+    pub(crate) looks_back_ms: i64,
+    /// Kind and shape of what it keeps.
+    pub(crate) stateful: Option<(&'static str, String)>,
+}
+
+/// All that a program declared.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    interval_ms: i64,
+    // Leaf locks, held to add and to look.
+    streams: Mutex<Vec<Arc<Stream>>>,
+    outputs: Mutex<Vec<Declared>>,
+    problems: Mutex<Vec<String>>,
+    phase: Mutex<Phase>,
+}
+
+/// Where a context is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Declaring,
+    Started,
+    Stopped,
+}
+
+impl Graph {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self {
+            interval_ms: i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
+            streams: Mutex::default(),
+            outputs: Mutex::default(),
+            problems: Mutex::default(),
+            phase: Mutex::new(Phase::Declaring),
+        }
+    }
+
+    pub(crate) fn interval_ms(&self) -> i64 {
+        self.interval_ms
+    }
+
+    pub(crate) fn declare(&self, what: Declaration) -> Arc<Stream> {
+        self.refuse_late("a stream");
+        let mut streams = lock(&self.streams);
+        let inherited = what.parents.first().map_or(self.interval_ms, |parent| parent.slide_ms);
+        let slide_ms = what.slide_ms.unwrap_or(inherited);
+        let stateful = what.stateful.map(|(kind, shape)| {
+            let same_kind = |stream: &&Arc<Stream>| stream.stateful.as_ref().is_some_and(|other| other.kind == kind);
+            Stateful {
+                kind,
+                number: streams.iter().filter(same_kind).count(),
+                shape,
+            }
+        });
+        let stream = Arc::new(Stream {
+            id: streams.len(),
+            slide_ms,
+            parents: what.parents,
+            looks_back_ms: what.looks_back_ms,
+            stateful,
+            name: Mutex::default(),
+            remember_ms: Mutex::new(slide_ms),
+        });
+        streams.push(Arc::clone(&stream));
+        stream
+    }
+
+    /// Notes what is wrong with the program; all of it is told together.
+    pub(crate) fn problem(&self, text: impl Into<String>) {
+        lock(&self.problems).push(text.into());
+    }
+
+    /// Adds an output; they commit in construction order.
+    pub(crate) fn output(&self, declare: impl FnOnce(String) -> Declared) {
+        self.refuse_late("an output");
+        let mut outputs = lock(&self.outputs);
+        let name = format!("output-{:03}", outputs.len());
+        outputs.push(declare(name));
+    }
+
+    fn refuse_late(&self, what: &str) {
+        match *lock(&self.phase) {
+            Phase::Declaring => {}
+            Phase::Started => self.problem(format!(
+                "{what} was declared after the start: declare all of them before"
+            )),
+            Phase::Stopped => self.problem(format!("{what} was declared after the stop")),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *lock(&self.phase)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        *lock(&self.phase) = phase;
+    }
+
+    pub(crate) fn take_outputs(&self) -> Vec<Declared> {
+        std::mem::take(&mut lock(&self.outputs))
+    }
+
+    /// What was declared wrongly.
+    ///
+    /// # Errors
+    /// `Config` naming all of it.
+    pub(crate) fn is_sound(&self) -> Result<()> {
+        let mut problems = lock(&self.problems).clone();
+        let mut names = BTreeSet::new();
+        for stream in lock(&self.streams).iter().filter(|stream| stream.stateful.is_some()) {
+            let name = stream.operator();
+            let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+            if name.is_empty() || !name.bytes().all(fits) {
+                problems.push(format!("operator name {name:?}: must be of a-z, 0-9 and \"-\""));
+            }
+            if !names.insert(name.clone()) {
+                problems.push(format!("two operators are named {name}: give each a name of its own"));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Config, problems.join("; ")))
+    }
+
+    /// Works out how long each stream that an output is made of remembers its batches: what the program asked for, at least its slide,
+    /// and all that those made of it look back at.
+    pub(crate) fn settle_memory(&self, outputs: &[Declared], remember_ms: Option<i64>) {
+        for output in outputs {
+            output.stream.remember_at_least(remember_ms.unwrap_or(0));
+            let mut all = output.stream.all();
+            all.reverse();
+            for stream in all {
+                for parent in &stream.parents {
+                    parent.remember_at_least(stream.remembers_ms() + stream.looks_back_ms);
+                }
+            }
+        }
+    }
+}
