@@ -16,8 +16,10 @@ pub mod recover;
 pub mod rewind;
 pub mod split;
 pub mod start;
+pub mod state;
 pub mod ways_out;
 
 pub use ledger::LedgerRecord;
 pub use plan::{BatchId, BatchPlan, Epoch, RangePlan};
 pub use position::{PartitionPosition, Positions, TopicPartition};
+pub use state::{StateVersion, StateVersions};

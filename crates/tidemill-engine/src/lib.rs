@@ -10,6 +10,7 @@ pub mod format;
 pub mod sink;
 pub mod source;
 pub mod sql;
+pub mod state;
 pub mod store;
 pub mod time;
 pub mod tls;

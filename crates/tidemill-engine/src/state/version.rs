@@ -1,0 +1,283 @@
+//! The file of a version: a preamble, a head in JSON, sections of entries. `docs/formats.md` has it byte by byte.
+
+use serde::{Deserialize, Serialize};
+use tidemill_core::BatchId;
+
+use super::changes::Change;
+use super::{BUCKETS, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::error::{Error, Kind, Result};
+
+/// The version of the format that this build writes and reads.
+const FORMAT: u32 = 1;
+const MAGIC: [u8; 8] = *b"TIDESTAT";
+/// Magic, format, bytes of the head, checksum.
+const PREAMBLE_BYTES: usize = 20;
+/// Stands in place of a value's length where the key is removed.
+const REMOVED: u32 = u32::MAX;
+
+/// What a version says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Head {
+    /// The operator's id.
+    pub operator: String,
+    /// What it does.
+    pub kind: String,
+    /// What keys and values hold.
+    pub shape: String,
+    /// Buckets its keys are spread over.
+    pub buckets: u16,
+    /// The batch after which the state is this.
+    pub batch_id: BatchId,
+    /// The version that the batch read; none where it read an empty state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Files whose changes come before those of this one, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<Link>,
+    /// What stands behind the head, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<Section>,
+}
+
+/// A file of a version's chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    /// The file's name.
+    pub name: String,
+    /// Bytes of its changes.
+    pub bytes: u64,
+}
+
+/// Changes of one bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Section {
+    /// The bucket.
+    pub bucket: u16,
+    /// Entries in it.
+    pub entries: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// CRC-32C of these bytes.
+    pub crc32c: u32,
+}
+
+/// A version as read from its file.
+#[derive(Debug)]
+pub(super) struct VersionFile {
+    /// What it says of itself.
+    pub head: Head,
+    bytes: Vec<u8>,
+    sections_from: usize,
+}
+
+/// Sections of a version that is being written.
+#[derive(Debug, Default)]
+pub(super) struct SectionsWriter {
+    sections: Vec<Section>,
+    bytes: Vec<u8>,
+}
+
+impl SectionsWriter {
+    /// Adds a bucket's entries, which come in key order.
+    ///
+    /// # Errors
+    /// `Config` where a key or value is larger than the maximum; `Bug` where the bucket is none.
+    pub(super) fn add<'a>(
+        &mut self,
+        bucket: u16,
+        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<()> {
+        if bucket >= BUCKETS {
+            return Err(Error::new(Kind::Bug, format!("bucket {bucket} of {BUCKETS}")));
+        }
+        let from = self.bytes.len();
+        let mut count = 0;
+        for (key, value) in entries {
+            self.put(key, value)?;
+            count += 1;
+        }
+        let section = &self.bytes[from..];
+        self.sections.push(Section {
+            bucket,
+            entries: count,
+            bytes: section.len() as u64,
+            crc32c: crc32c(section),
+        });
+        Ok(())
+    }
+
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let key_bytes = length("key", key, KEY_BYTES_MAX)?;
+        let value_bytes = value.map_or(Ok(REMOVED), |value| length("value", value, VALUE_BYTES_MAX))?;
+        self.bytes.extend_from_slice(&key_bytes.to_le_bytes());
+        self.bytes.extend_from_slice(&value_bytes.to_le_bytes());
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The file's bytes; `head` gets the sections.
+    ///
+    /// # Errors
+    /// Where the head can't be written as JSON: a bug.
+    pub(super) fn finish(self, mut head: Head) -> Result<Vec<u8>> {
+        head.sections = self.sections;
+        let failed = |error| Error::with_source(Kind::Bug, "encode the head of a state version", error);
+        let text = serde_json::to_vec(&head).map_err(failed)?;
+        let length = u32::try_from(text.len())
+            .map_err(|error| Error::with_source(Kind::Bug, "the head of a state version is beyond 4 GiB", error))?;
+        let mut file = Vec::with_capacity(PREAMBLE_BYTES + text.len() + self.bytes.len());
+        file.extend_from_slice(&MAGIC);
+        file.extend_from_slice(&FORMAT.to_le_bytes());
+        file.extend_from_slice(&length.to_le_bytes());
+        file.extend_from_slice(&crc32c(&text).to_le_bytes());
+        file.extend_from_slice(&text);
+        file.extend_from_slice(&self.bytes);
+        Ok(file)
+    }
+}
+
+impl VersionFile {
+    /// Decodes a file and checks every byte of it.
+    ///
+    /// # Errors
+    /// What is wrong, in words that go after "is damaged: ".
+    pub(super) fn decode(bytes: Vec<u8>) -> Result<Self, String> {
+        let (head, sections_from) = decode_head(&bytes)?;
+        let this = Self {
+            head,
+            bytes,
+            sections_from,
+        };
+        this.check()?;
+        Ok(this)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.head.buckets != BUCKETS {
+            return Err(format!("it has {} buckets, this build {BUCKETS}", self.head.buckets));
+        }
+        let mut at = self.sections_from;
+        for section in &self.head.sections {
+            if section.bucket >= BUCKETS {
+                return Err(format!("bucket {} of {BUCKETS}", section.bucket));
+            }
+            let length = usize::try_from(section.bytes).map_err(|_| "a section beyond its end".to_owned())?;
+            let end = at.checked_add(length).filter(|end| *end <= self.bytes.len());
+            let end = end.ok_or_else(|| format!("{} bytes, the sections end after that", self.bytes.len()))?;
+            let body = &self.bytes[at..end];
+            if crc32c(body) != section.crc32c {
+                return Err(format!("the checksum of bucket {} does not fit", section.bucket));
+            }
+            check_entries(section, body)?;
+            at = end;
+        }
+        if at == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(format!("{} bytes behind the last section", self.bytes.len() - at))
+        }
+    }
+
+    /// The sections with their entries, in key order each.
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&Section, Entries<'_>)> {
+        let mut at = self.sections_from;
+        self.head.sections.iter().map(move |section| {
+            // In bounds: the file was checked.
+            let end = at + usize::try_from(section.bytes).unwrap_or(0);
+            let rest = self.bytes.get(at..end).unwrap_or_default();
+            at = end;
+            (section, Entries { rest })
+        })
+    }
+}
+
+fn check_entries(section: &Section, body: &[u8]) -> Result<(), String> {
+    let mut entries = Entries { rest: body };
+    let mut last: Option<&[u8]> = None;
+    let mut count = 0;
+    for (key, _) in entries.by_ref() {
+        if last.is_some_and(|last| last >= key) {
+            return Err(format!("keys of bucket {} are out of order", section.bucket));
+        }
+        last = Some(key);
+        count += 1;
+    }
+    if entries.rest.is_empty() && count == section.entries {
+        Ok(())
+    } else {
+        Err(format!("bucket {} ends within an entry", section.bucket))
+    }
+}
+
+fn decode_head(bytes: &[u8]) -> Result<(Head, usize), String> {
+    let mut rest = bytes;
+    if take::<8>(&mut rest)? != MAGIC {
+        return Err("it is no state version".to_owned());
+    }
+    let format = u32::from_le_bytes(take(&mut rest)?);
+    if format != FORMAT {
+        return Err(format!("it has format {format}, this build reads {FORMAT}"));
+    }
+    let length = u32::from_le_bytes(take(&mut rest)?) as usize;
+    let checksum = u32::from_le_bytes(take(&mut rest)?);
+    let text = rest.get(..length).ok_or("it ends within the head")?;
+    if crc32c(text) != checksum {
+        return Err("the checksum of the head does not fit".to_owned());
+    }
+    let head = serde_json::from_slice(text).map_err(|error| format!("the head can't be read: {error}"))?;
+    Ok((head, PREAMBLE_BYTES + length))
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
+    let (first, after) = rest.split_first_chunk::<N>().ok_or("it ends within the preamble")?;
+    *rest = after;
+    Ok(*first)
+}
+
+/// The entries of a section.
+#[derive(Debug, Clone)]
+pub(super) struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key_bytes, rest) = self.rest.split_first_chunk::<4>()?;
+        let (value_bytes, rest) = rest.split_first_chunk::<4>()?;
+        let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_bytes) as usize)?;
+        let value_bytes = u32::from_le_bytes(*value_bytes);
+        if value_bytes == REMOVED {
+            self.rest = rest;
+            return Some((key, None));
+        }
+        let (value, rest) = rest.split_at_checked(value_bytes as usize)?;
+        self.rest = rest;
+        Some((key, Some(value)))
+    }
+}
+
+/// The entries of changes as [`SectionsWriter::add`] takes them.
+pub(super) fn borrowed<'a>((key, value): (&'a Vec<u8>, &'a Change)) -> (&'a [u8], Option<&'a [u8]>) {
+    (key, value.as_deref())
+}
+
+fn length(what: &str, bytes: &[u8], max: usize) -> Result<u32> {
+    match u32::try_from(bytes.len()) {
+        Ok(length) if bytes.len() <= max => Ok(length),
+        _ => {
+            let text = format!("a {what} of {} bytes in keyed state, {max} are possible", bytes.len());
+            Err(Error::new(Kind::Config, text))
+        }
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
+    u32::try_from(sum).expect("a 32-bit checksum fits")
+}
