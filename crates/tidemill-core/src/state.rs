@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::BatchId;
 
 /// A version of one operator's state, as plans, ledgers and commit records name it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StateVersion {
     /// The batch that made it.
     pub batch_id: BatchId,
