@@ -1,9 +1,12 @@
+import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
@@ -17,12 +20,13 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *
  * <pre>
  * Load BROKERS TOPIC RECORDS PARTITIONS [--first SEQ] [--transactional] [--abort-third] [--per-transaction 500]
- *      [--compression none|lz4|zstd|gzip|snappy] [--pace RECORDS_PER_SECOND] [--padding BYTES]
+ *      [--compression none|lz4|zstd|gzip|snappy] [--pace RECORDS_PER_SECOND] [--padding BYTES] [--until-input-ends]
  * </pre>
  * RECORDS committed records {@code {"seq":n,"part":p,"ad_id":"…","event_type":"…","event_time":ms,"aborted":false}} go
  * round robin to the partitions; {@code seq} counts from {@code --first} (default 0) in each partition, without gaps and
  * in order. With {@code --abort-third} every third transaction is aborted; its records say {@code "aborted":true} and
- * take no numbers. The topic is made when it is missing. The last line is {@code loaded RECORDS}.
+ * take no numbers. With {@code --until-input-ends} it ends earlier, with the transaction that is under way when its standard
+ * input ends. The topic is made when it is missing. The last line is {@code loaded RECORDS}.
  */
 public final class Load {
     private static final List<String> KINDS = List.of("view", "click", "purchase");
@@ -37,7 +41,7 @@ public final class Load {
         String topic = args[1];
         long records = Long.parseLong(args[2]);
         int partitions = Integer.parseInt(args[3]);
-        Map<String, String> options = options(args, 4, Set.of("--transactional", "--abort-third"));
+        Map<String, String> options = options(args, 4, Set.of("--transactional", "--abort-third", "--until-input-ends"));
         boolean abortThird = options.containsKey("--abort-third");
         boolean transactional = abortThird || options.containsKey("--transactional");
         long perTransaction = Long.parseLong(options.getOrDefault("--per-transaction", "500"));
@@ -57,14 +61,18 @@ public final class Load {
         if (transactional) {
             settings.put(ProducerConfig.TRANSACTIONAL_ID_CONFIG, "load-" + topic + "-" + ProcessHandle.current().pid());
         }
+        AtomicBoolean ended = new AtomicBoolean();
+        if (options.containsKey("--until-input-ends")) {
+            awaitInputsEnd(ended);
+        }
+        long done = 0;
         AtomicReference<Exception> failure = new AtomicReference<>();
         try (var producer = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
             long began = System.nanoTime();
             if (transactional) {
                 producer.initTransactions();
             }
-            long done = 0;
-            for (long transaction = 0; done < records; transaction++) {
+            for (long transaction = 0; done < records && !(ended.get() && done > 0); transaction++) {
                 boolean abort = abortThird && transaction % 3 == 1;
                 long some = transactional ? Math.min(perTransaction, records - done) : records - done;
                 if (transactional) {
@@ -105,7 +113,20 @@ public final class Load {
         if (failure.get() != null) {
             throw failure.get();
         }
-        System.out.println("loaded " + records);
+        System.out.println("loaded " + done);
+    }
+
+    private static void awaitInputsEnd(AtomicBoolean ended) {
+        Thread reader = new Thread(() -> {
+            try {
+                System.in.transferTo(OutputStream.nullOutputStream());
+            } catch (IOException broken) {
+                // It has ended too.
+            }
+            ended.set(true);
+        });
+        reader.setDaemon(true);
+        reader.start();
     }
 
     private static byte[] value(long seq, int partition, long number, boolean aborted, String padding) {

@@ -5,6 +5,8 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.ExecutionException;
@@ -12,12 +14,15 @@ import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
+import org.apache.kafka.clients.admin.ListTopicsOptions;
+import org.apache.kafka.clients.admin.NewPartitionReassignment;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.clients.admin.TransactionDescription;
+import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.acl.AccessControlEntry;
@@ -39,6 +44,10 @@ import org.apache.kafka.common.resource.ResourceType;
  * Topics BROKERS wait SECONDS                            until the broker answers and is ready for requests
  * Topics BROKERS create TOPIC PARTITIONS [name=value …]  with topic configs
  * Topics BROKERS place TOPIC PARTITIONS N,N,… [name=value …]  the same with replicas on these brokers, the first of them leading
+ * Topics BROKERS move TOPIC N,N,…                        the replicas onto these brokers as "place" does, and wait until they are there
+ * Topics BROKERS drain N                                 every replica of every topic off this broker, and wait until none is left
+ * Topics BROKERS forget N                                a broker that has ended for good
+ * Topics BROKERS leaders TOPIC                           a line per partition: its leader
  * Topics BROKERS delete TOPIC …                          and wait until it is gone
  * Topics BROKERS grow TOPIC PARTITIONS                   to so many partitions, and wait until they are led
  * Topics BROKERS cut TOPIC PARTITION OFFSET              removes what is below the offset, as retention does
@@ -53,7 +62,7 @@ import org.apache.kafka.common.resource.ResourceType;
 public final class Topics {
     public static void main(String[] args) throws Exception {
         if (args.length < 2) {
-            System.err.println("usage: Topics BROKERS wait|create|place|delete|grow|cut|list|allow|describe|transaction|quota …");
+            System.err.println("usage: Topics BROKERS wait|create|place|move|drain|forget|leaders|delete|grow|cut|list|allow|describe|transaction|quota …");
             System.exit(2);
         }
         Map<String, Object> settings = new HashMap<>();
@@ -67,6 +76,10 @@ public final class Topics {
                 case "wait" -> waitReady(admin, Duration.ofSeconds(Long.parseLong(args[2])));
                 case "create" -> create(admin, args[2], Integer.parseInt(args[3]), configs(args, 4));
                 case "place" -> place(admin, args[2], Integer.parseInt(args[3]), args[4], configs(args, 5));
+                case "move" -> move(admin, args[2], args[3]);
+                case "drain" -> drain(admin, Integer.parseInt(args[2]));
+                case "forget" -> admin.unregisterBroker(Integer.parseInt(args[2])).all().get();
+                case "leaders" -> described(admin, args[2]).partitions().forEach(p -> System.out.println(p.leader().id()));
                 case "delete" -> delete(admin, List.of(args).subList(2, args.length));
                 case "grow" -> grow(admin, args[2], Integer.parseInt(args[3]));
                 case "cut" -> {
@@ -133,6 +146,13 @@ public final class Topics {
 
     private static void place(Admin admin, String topic, int partitions, String brokers, Map<String, String> configs)
             throws Exception {
+        Map<Integer, List<Integer>> places = places(partitions, brokers);
+        admin.createTopics(List.of(new NewTopic(topic, places).configs(configs))).all().get();
+        waitLed(admin, topic, partitions);
+    }
+
+    /** The replicas of each partition: the brokers in this order, each time with another one first, which leads. */
+    private static Map<Integer, List<Integer>> places(int partitions, String brokers) {
         List<Integer> replicas = Arrays.stream(brokers.split(",")).map(Integer::valueOf).toList();
         Map<Integer, List<Integer>> places = new TreeMap<>();
         for (int partition = 0; partition < partitions; partition++) {
@@ -140,8 +160,58 @@ public final class Topics {
             Collections.rotate(rotated, -partition);
             places.put(partition, rotated);
         }
-        admin.createTopics(List.of(new NewTopic(topic, places).configs(configs))).all().get();
-        waitLed(admin, topic, partitions);
+        return places;
+    }
+
+    private static TopicDescription described(Admin admin, String topic) throws Exception {
+        return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+    }
+
+    private static void move(Admin admin, String topic, String brokers) throws Exception {
+        Map<TopicPartition, List<Integer>> moves = new HashMap<>();
+        places(described(admin, topic).partitions().size(), brokers)
+                .forEach((partition, replicas) -> moves.put(new TopicPartition(topic, partition), replicas));
+        reassign(admin, moves);
+    }
+
+    private static void drain(Admin admin, int broker) throws Exception {
+        List<Integer> others = admin.describeCluster().nodes().get().stream().map(node -> node.id())
+                .filter(id -> id != broker).sorted().toList();
+        Set<String> topics = admin.listTopics(new ListTopicsOptions().listInternal(true)).names().get();
+        Map<TopicPartition, List<Integer>> moves = new HashMap<>();
+        for (TopicDescription topic : admin.describeTopics(topics).allTopicNames().get().values()) {
+            topic.partitions().forEach(p -> {
+                List<Integer> replicas = new ArrayList<>(p.replicas().stream().map(node -> node.id()).toList());
+                int at = replicas.indexOf(broker);
+                if (at < 0) {
+                    return;
+                }
+                List<Integer> free = others.stream().filter(id -> !replicas.contains(id)).toList();
+                if (free.isEmpty()) {
+                    replicas.remove(at);
+                } else {
+                    replicas.set(at, free.get(p.partition() % free.size()));
+                }
+                moves.put(new TopicPartition(topic.name(), p.partition()), replicas);
+            });
+        }
+        reassign(admin, moves);
+    }
+
+    /** Moves replicas and lets the first of each partition lead. */
+    private static void reassign(Admin admin, Map<TopicPartition, List<Integer>> moves) throws Exception {
+        Map<TopicPartition, Optional<NewPartitionReassignment>> orders = new HashMap<>();
+        moves.forEach((partition, replicas) -> orders.put(partition, Optional.of(new NewPartitionReassignment(replicas))));
+        admin.alterPartitionReassignments(orders).all().get();
+        long deadline = System.nanoTime() + Duration.ofSeconds(60).toNanos();
+        while (!admin.listPartitionReassignments(moves.keySet()).reassignments().get().isEmpty()) {
+            if (System.nanoTime() > deadline) {
+                throw new IllegalStateException("not moved after 60 s: " + moves);
+            }
+            Thread.sleep(50);
+        }
+        // What is led by its first replica already says so in an error of its own, which is none here.
+        admin.electLeaders(ElectionType.PREFERRED, moves.keySet()).partitions().get();
     }
 
     private static void grow(Admin admin, String topic, int partitions) throws Exception {
@@ -153,7 +223,7 @@ public final class Topics {
         long deadline = System.nanoTime() + Duration.ofSeconds(20).toNanos();
         while (true) {
             try {
-                TopicDescription seen = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+                TopicDescription seen = described(admin, topic);
                 boolean led = seen.partitions().stream().allMatch(p -> p.leader() != null && !p.leader().isEmpty());
                 if (led && seen.partitions().size() == partitions) {
                     return;
@@ -189,7 +259,7 @@ public final class Topics {
     }
 
     private static void describe(Admin admin, String topic) throws Exception {
-        TopicDescription description = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
+        TopicDescription description = described(admin, topic);
         System.out.println("id " + description.topicId());
         List<TopicPartition> partitions = new ArrayList<>();
         description.partitions().forEach(p -> partitions.add(new TopicPartition(topic, p.partition())));

@@ -64,7 +64,15 @@ pub fn spawn(program: &str, args: &[&str]) -> Result<Child> {
 /// # Errors
 /// Where java can't be started.
 pub fn pipe(program: &str, args: &[&str]) -> Result<Child> {
-    command(&servers::kafka(), program, args)
+    pipe_at(&servers::kafka(), program, args)
+}
+
+/// The same at other brokers.
+///
+/// # Errors
+/// As [`pipe`].
+pub fn pipe_at(brokers: &str, program: &str, args: &[&str]) -> Result<Child> {
+    command(brokers, program, args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -97,7 +105,15 @@ pub fn load_at(brokers: &str, topic: &str, records: u64, partitions: u64, option
 /// # Errors
 /// As [`run`], and where a line is no JSON.
 pub fn dump(topic: &str) -> Result<Vec<Value>> {
-    run("Dump", &[topic, "--json"])?
+    dump_at(&servers::kafka(), topic)
+}
+
+/// The same at other brokers.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_at(brokers: &str, topic: &str) -> Result<Vec<Value>> {
+    run_at(brokers, "Dump", &[topic, "--json"])?
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("Dump of {topic} printed {line}")))
         .collect()

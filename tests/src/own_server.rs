@@ -40,6 +40,22 @@ impl OwnServer {
         Self::start("postgres", "TIDEMILL_TEST_POSTGRES")
     }
 
+    /// Broker 1 of two of the oldest Kafka that is supported; its address is `host:port`.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn old_kafka() -> Result<Self> {
+        Self::start("old", "TIDEMILL_TEST_KAFKA")
+    }
+
+    /// A broker of the release before. The programs of `tests/java` can't talk to it.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn too_old_kafka() -> Result<Self> {
+        Self::start("too-old", "TIDEMILL_TEST_KAFKA")
+    }
+
     fn start(server: &str, variable: &str) -> Result<Self> {
         Self::of(&Exports(script(&["own", server])?), variable)
     }
@@ -224,7 +240,8 @@ impl OwnS3 {
     }
 }
 
-/// A Kafka cluster: a controller that stays, and brokers 1 to 3 that may die. It ends where this value is dropped.
+/// A Kafka cluster: a controller that stays, brokers 1 to 3 that may die, and more that may come. It ends where this value is
+/// dropped.
 #[derive(Debug)]
 pub struct OwnCluster {
     run: PathBuf,
@@ -245,7 +262,7 @@ impl OwnCluster {
         })
     }
 
-    /// All brokers, separated by commas.
+    /// The first three brokers, separated by commas.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -256,6 +273,17 @@ impl OwnCluster {
     /// Where it was gone before, or stays.
     pub fn end(&self, broker: u32, signal: Signal) -> Result<()> {
         end(self.brokers[&broker], signal)
+    }
+
+    /// Starts one more broker and gives its number.
+    ///
+    /// # Errors
+    /// Where it doesn't come up.
+    pub fn grow(&mut self) -> Result<u32> {
+        let exports = Exports(script(&["grow", &self.run.display().to_string()])?);
+        let broker = exports.value("TIDEMILL_TEST_BROKER")?.parse()?;
+        self.brokers.insert(broker, pid(exports.value(&broker_pid(broker))?)?);
+        Ok(broker)
     }
 
     /// Starts a broker again with its data, at its address.

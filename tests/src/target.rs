@@ -48,6 +48,8 @@ pub struct Target {
     checkpoint: String,
     /// Where the files are read, where that is not the pipeline's folder.
     read_in: Option<PathBuf>,
+    /// Where a topic is read.
+    brokers: String,
 }
 
 impl Target {
@@ -72,18 +74,34 @@ impl Target {
             }
             Kind::Kafka => java::create_topic(&place, 2, &[])?,
         }
-        let more = match kind {
-            Kind::File => "format = \"json\"\n".to_owned(),
-            Kind::Postgres => "url = \"${DATABASE_URL}\"\nmode = \"append\"\n".to_owned(),
-            Kind::Kafka => format!("brokers = \"{}\"\nformat = \"json\"\n", servers::kafka()),
-        };
-        Ok(Self {
+        Ok(match kind {
+            Kind::File => Self::of(kind, place, "format = \"json\"\n".to_owned()),
+            Kind::Postgres => {
+                let more = "url = \"${DATABASE_URL}\"\nmode = \"append\"\n".to_owned();
+                Self::of(kind, place, more)
+            }
+            Kind::Kafka => Self::topic(&servers::kafka(), &place),
+        })
+    }
+
+    /// A topic that is there, on other brokers.
+    pub fn topic(brokers: &str, topic: &str) -> Self {
+        let more = format!("brokers = \"{brokers}\"\nformat = \"json\"\n");
+        Self {
+            brokers: brokers.to_owned(),
+            ..Self::of(Kind::Kafka, topic.to_owned(), more)
+        }
+    }
+
+    fn of(kind: Kind, place: String, more: String) -> Self {
+        Self {
             kind,
             place,
             more,
             checkpoint: "\"checkpoint\"".to_owned(),
             read_in: None,
-        })
+            brokers: String::new(),
+        }
     }
 
     /// A new bucket of `s3` for JSON files, and for the checkpoint that goes with them.
@@ -98,8 +116,7 @@ impl Target {
             more: format!("format = \"json\"\noptions = {options}\n"),
             checkpoint: format!("{{ path = \"s3://{bucket}/checkpoint\", options = {options} }}"),
             read_in: Some(s3.folder_of(&place)),
-            kind: Kind::File,
-            place,
+            ..Self::of(Kind::File, place, String::new())
         })
     }
 
@@ -171,7 +188,7 @@ impl Target {
                 None => rows_of_files(&folder.join(&self.place)),
             },
             Kind::Postgres => rows_of_table(&self.place),
-            Kind::Kafka => rows_of_topic(&self.place),
+            Kind::Kafka => rows_of_topic(&self.brokers, &self.place),
         }
     }
 }
@@ -212,8 +229,8 @@ fn rows_of_table(table: &str) -> Result<Vec<Value>> {
     })
 }
 
-fn rows_of_topic(topic: &str) -> Result<Vec<Value>> {
-    java::dump(topic)?
+fn rows_of_topic(brokers: &str, topic: &str) -> Result<Vec<Value>> {
+    java::dump_at(brokers, topic)?
         .iter()
         .map(|record| {
             let text = record["value"]

@@ -77,6 +77,24 @@ pub enum Stop {
         /// Id now.
         now: String,
     },
+    /// The leader epoch went back, which it never does in the same topic.
+    #[error(
+        "source {source_name}: {partition} was read to {position} under leader epoch {was}, and its leader epoch is now {now}: \
+         the topic was deleted and created again; offsets of the old topic mean nothing in the new one. Start under a new name \
+         to read the new topic"
+    )]
+    Restarted {
+        /// The source.
+        source_name: String,
+        /// The partition.
+        partition: TopicPartition,
+        /// Our position.
+        position: i64,
+        /// The leader epoch at our last planning.
+        was: i32,
+        /// The leader epoch now.
+        now: i32,
+    },
     /// Retention passed our position.
     #[error(
         "source {source_name}: {partition}: offsets {position} to {earliest} were removed by retention before they were \
@@ -269,6 +287,17 @@ fn check(source: &str, position: &PartitionPosition, end: &PartitionEnd) -> Resu
             now: now.clone(),
         });
     }
+    // Brokers that know topic ids are asked by them. Of the others, the leader itself has confirmed its epoch.
+    let has_ids = position.topic_id.is_some() || end.topic_id.is_some();
+    if !has_ids && (0..position.leader_epoch).contains(&end.leader_epoch) {
+        return Err(Stop::Restarted {
+            source_name: source.to_owned(),
+            partition: position.partition.clone(),
+            position: position.offset,
+            was: position.leader_epoch,
+            now: end.leader_epoch,
+        });
+    }
     if end.end < position.offset {
         return Err(Stop::WentBack {
             source_name: source.to_owned(),
@@ -441,6 +470,26 @@ mod tests {
         now[0].topic_id = Some("id-2".into());
         let stop = cut_to("events", &positions(&[5]), &now, &limits(None, 1 << 30)).expect_err("stops");
         assert!(matches!(stop, Stop::Recreated { .. }), "{stop}");
+    }
+
+    #[test]
+    fn x13_without_ids_a_topic_made_anew_stops_where_its_leader_epoch_went_back() {
+        let mut without_ids = positions(&[5]);
+        let mut position = without_ids.of_source("events").next().expect("one").clone();
+        position.topic_id = None;
+        position.leader_epoch = 3;
+        without_ids.set(position);
+        let cut_at = |epoch, topic_id: Option<&str>| {
+            let mut now = ends(&[9]);
+            now[0].topic_id = topic_id.map(str::to_owned);
+            now[0].leader_epoch = epoch;
+            cut_to("events", &without_ids, &now, &limits(None, 1 << 30))
+        };
+        let stop = cut_at(2, None).expect_err("stops");
+        assert!(matches!(stop, Stop::Restarted { was: 3, now: 2, .. }), "{stop}");
+        for (epoch, topic_id) in [(3, None), (-1, None), (2, Some("id-1"))] {
+            assert!(cut_at(epoch, topic_id).is_ok(), "{epoch}, {topic_id:?}");
+        }
     }
 
     #[test]

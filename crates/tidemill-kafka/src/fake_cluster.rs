@@ -18,6 +18,8 @@ pub(crate) enum Mishap {
     Code(i32, i16),
     /// The broker hangs up.
     Hangup,
+    /// The topic was made anew, with the same records.
+    Recreated,
     /// These bytes come instead of a frame.
     Bytes(Vec<u8>),
     /// These bytes come instead of a response's fields.
@@ -41,6 +43,8 @@ pub(crate) struct State {
     pub(crate) partitions: Vec<FakePartition>,
     pub(crate) mishaps: VecDeque<Mishap>,
     pub(crate) fetch_version_max: i16,
+    /// It speaks as Kafka 2.1 does: no compact encoding, no topic ids.
+    pub(crate) is_old: bool,
     /// A response has no more than this, whatever is asked for; 0 for no such limit.
     pub(crate) response_bytes_max: usize,
     /// Batches are cut off even where one comes first.
@@ -114,11 +118,11 @@ fn answer(frame: &[u8], node: usize, state: &mut State) -> Option<Vec<u8>> {
     let (key, version) = (header.int16().unwrap(), header.int16().unwrap());
     let correlation_id = header.int32().unwrap();
     header.text().unwrap();
-    let mut body = Fields::new(&frame[frame.len() - header.left()..], true);
+    let mut body = Fields::new(&frame[frame.len() - header.left()..], !state.is_old);
     if key != 18 {
         body.tags().unwrap();
     }
-    let head = Writer::default().int32(correlation_id);
+    let head = Writer::old(state.is_old).int32(correlation_id);
     let answer = match key {
         18 => versions(head, version, state),
         3 => metadata(head.tags(), state),
@@ -141,7 +145,11 @@ fn answer(frame: &[u8], node: usize, state: &mut State) -> Option<Vec<u8>> {
 }
 
 fn versions(head: Writer, version: i16, state: &State) -> Writer {
-    let known = [(18, 2), (3, 12), (2, 7), (1, state.fetch_version_max)];
+    let known = if state.is_old {
+        [(18, 2), (3, 7), (2, 4), (1, 10)]
+    } else {
+        [(18, 2), (3, 12), (2, 7), (1, state.fetch_version_max)]
+    };
     if version > 2 {
         // As brokers do for versions they do not know: the code, and the list in the oldest encoding.
         return head.int16(35).int32(0);
@@ -171,8 +179,10 @@ fn metadata(head: Writer, state: &State) -> Writer {
         .text(None)
         .int32(0)
         .list([()], |writer, ()| {
-            let topic = writer.int16(code).text(Some("t")).uuid(state.id).int8(0);
-            topic
+            let named = writer.int16(code).text(Some("t"));
+            let topic = if state.is_old { named } else { named.uuid(state.id) };
+            let topic = topic
+                .int8(0)
                 .list(partitions.iter().enumerate(), |writer, (number, partition)| {
                     let writer = writer
                         .int16(0)
@@ -184,10 +194,10 @@ fn metadata(head: Writer, state: &State) -> Writer {
                         .list([], Writer::int32)
                         .list([], Writer::int32)
                         .tags()
-                })
-                // It does not say what is allowed.
-                .int32(i32::MIN)
-                .tags()
+                });
+            // It does not say what is allowed.
+            let topic = if state.is_old { topic } else { topic.int32(i32::MIN) };
+            topic.tags()
         })
         .tags()
 }
@@ -243,7 +253,7 @@ fn fetch(head: Writer, version: i16, body: &mut Fields<'_>, node: usize, state: 
             let partition = fields.int32()?;
             fields.int32()?;
             let offset = fields.int64()?;
-            fields.take(12)?;
+            fields.take(if version >= 12 { 12 } else { 8 })?;
             let bytes_max = fields.int32()? as usize;
             fields.tags()?;
             Ok(Asked {
@@ -263,6 +273,10 @@ fn fetch(head: Writer, version: i16, body: &mut Fields<'_>, node: usize, state: 
     state.fetches.push((version, asked));
     let failing = match state.mishaps.pop_front() {
         Some(Mishap::Code(partition, code)) => Some((partition, code)),
+        Some(Mishap::Recreated) => {
+            state.id = Some(Uuid::from_u128(6));
+            None
+        }
         Some(other) => return Err(other),
         None => None,
     };
@@ -309,18 +323,12 @@ fn fetch(head: Writer, version: i16, body: &mut Fields<'_>, node: usize, state: 
             topics
         });
     let write = |writer: Writer, (_, partition, code, end, aborted, records): (_, i32, i16, i64, Vec<_>, Vec<u8>)| {
-        writer
-            .int32(partition)
-            .int16(code)
-            .int64(end)
-            .int64(end)
-            .int64(0)
-            .list(aborted, |writer, (producer, first)| {
-                writer.int64(producer).int64(first).tags()
-            })
-            .int32(-1)
-            .bytes(Some(&records))
-            .tags()
+        let fixed = writer.int32(partition).int16(code).int64(end).int64(end).int64(0);
+        let aborted = fixed.list(aborted, |writer, (producer, first)| {
+            writer.int64(producer).int64(first).tags()
+        });
+        let aborted = if version >= 11 { aborted.int32(-1) } else { aborted };
+        aborted.bytes(Some(&records)).tags()
     };
     Ok(head
         .int32(0)

@@ -14,6 +14,7 @@ use crate::fetch::buffer_pool::BufferPool;
 use crate::fetch::chunk::Chunk;
 use crate::fetch::decompress::{BATCH_BYTES_MAX, Decompressor};
 use crate::fetch::record_batch::position_after;
+use crate::fetch::request::COMPACT;
 use crate::fetch::response::FetchResponse;
 use crate::fetch::scratch::Scratch;
 use crate::fetch::testing::{Packing, TestBatch, TestRecord, log, seal};
@@ -65,16 +66,17 @@ pub fn fetch(data: &[u8]) {
         stream.extend(0i32.to_be_bytes());
     }
     stream.extend(bytes);
+    let version = [12, 13, 14, 15, 16, 10, 11][usize::from(choice / 2 % 7)];
     let mut config = KafkaConfig::new("fuzz:0", ["t"]);
     config.frame_bytes_max = 1 << 20;
     let stream = tokio::io::join(Cursor::new(stream), tokio::io::sink());
     let mut connection = Connection::over(Box::new(stream), Arc::new(config));
     let pool = BufferPool::new(1 << 20);
     runtime.block_on(async {
-        let Ok(incoming) = connection.receive(true).await else {
+        let Ok(incoming) = connection.receive(version >= COMPACT).await else {
             return;
         };
-        let Ok(mut response) = FetchResponse::begin(incoming, 12 + i16::from(choice / 2 % 5)).await else {
+        let Ok(mut response) = FetchResponse::begin(incoming, version).await else {
             return;
         };
         while let Ok(Some(answer)) = response.next(&pool).await {

@@ -31,6 +31,12 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// Scans of no more offsets are read where they are decoded: waking another thread would cost more than it saves.
 const FEW_OFFSETS: u64 = 50_000;
 
+/// What a check says of brokers that give topics no ids.
+const NO_TOPIC_IDS: &str = "warning: its brokers give topics no ids, as Kafka before 2.8 does: a topic that was deleted and \
+                            created again is noticed where it is missing, its end lies before the position or its leader epoch \
+                            went back, but not where it has grown past the position meanwhile; start under a new name after a \
+                            topic was created again";
+
 /// Topics of one Kafka cluster.
 #[derive(Debug)]
 pub struct KafkaSource {
@@ -94,6 +100,12 @@ impl KafkaSource {
 
     fn config(&self) -> &KafkaConfig {
         self.shared.cluster.config()
+    }
+
+    /// False where the brokers say nothing of the ids of the topics that are read.
+    async fn knows_topic_ids(&self) -> Answer<bool> {
+        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        Ok(self.topics(&metadata)?.iter().all(|(_, topic)| topic.id.is_some()))
     }
 
     async fn commit(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Answer<()> {
@@ -305,13 +317,19 @@ impl Source for KafkaSource {
     }
 
     async fn check(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let ask = || self.knows_topic_ids();
+        let told = self.shared.cluster.until_answered("looking for topic ids", ask).await?;
+        if !told {
+            found.push(NO_TOPIC_IDS.to_owned());
+        }
         let Some(group) = self.config().group.as_deref() else {
-            return Ok(Vec::new());
+            return Ok(found);
         };
         let ask = || self.group_allowed(group);
         let allowed = self.shared.cluster.until_answered("looking at the group", ask).await;
         // Positions are published for monitors: without them the pipeline runs all the same.
-        Ok(vec![match allowed {
+        found.push(match allowed {
             Ok(allowed) if allowed.lacks(Operation::Read) => format!(
                 "warning: positions can't be published to group {group}: {}",
                 missing(
@@ -325,7 +343,8 @@ impl Source for KafkaSource {
                 "warning: positions can't be published to group {group}: {}",
                 error.chain()
             ),
-        }])
+        });
+        Ok(found)
     }
 
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {

@@ -19,6 +19,7 @@ mod kafka_server;
 mod kafka_sink;
 mod lost_answers;
 mod offsets;
+mod old_broker;
 mod outages;
 mod partitioned;
 mod postgres_sink;

@@ -12,7 +12,7 @@ pub(crate) mod headers;
 mod outage;
 pub(crate) mod reader;
 pub(crate) mod record_batch;
-mod request;
+pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod scan;
 pub(crate) mod scratch;

@@ -8,7 +8,11 @@ use uuid::Uuid;
 
 use crate::config::Isolation;
 
-/// Highest version without topic ids, and the lowest that is used.
+/// Lowest version that is used: the first whose records may be compressed with zstd, one after leader epochs came.
+pub(crate) const LOWEST: i16 = 10;
+/// The first version in the compact encoding.
+pub(crate) const COMPACT: i16 = 12;
+/// Highest version without topic ids.
 pub(crate) const BY_NAME: i16 = 12;
 /// The version with topic ids that is used.
 pub(crate) const BY_ID: i16 = 13;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::aborted::AbortedTransaction;
 use super::buffer_pool::BufferPool;
-use super::request::BY_ID;
+use super::request::{BY_ID, COMPACT};
 use crate::wire::connection::Incoming;
 use crate::wire::fault::{Answer, Fault};
 use crate::wire::response::{Fields, Malformed};
@@ -17,6 +17,8 @@ use crate::wire::response::{Fields, Malformed};
 const FIELD_BYTES: usize = 512;
 /// Longest run of fields between two partitions' records; a partition's aborted transactions are in it.
 const FIELD_BYTES_MAX: usize = 16 << 20;
+
+const WITH_PREFERRED_REPLICA: i16 = 11;
 
 /// Which topic a part of the response belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +89,7 @@ impl<'a> FetchResponse<'a> {
                 fields.int32()?;
                 let code = fields.int16()?;
                 fields.int32()?;
-                Ok((code, fields.unsigned_varint()?.saturating_sub(1)))
+                Ok((code, fields.declared()?.unwrap_or(0)))
             })
             .await?;
         crate::wire::fault::check(code, || format!("broker {}: fetch", response.incoming.broker()))?;
@@ -114,7 +116,7 @@ impl<'a> FetchResponse<'a> {
                     } else {
                         TopicKey::Name(fields.required_text()?.to_owned())
                     };
-                    Ok((topic, fields.unsigned_varint()?.saturating_sub(1)))
+                    Ok((topic, fields.declared()?.unwrap_or(0)))
                 })
                 .await?;
             self.topic = topic;
@@ -123,7 +125,8 @@ impl<'a> FetchResponse<'a> {
                 self.tags().await?;
             }
         }
-        let fields = self.fields(partition_fields).await?;
+        let version = self.version;
+        let fields = self.fields(|fields| partition_fields(fields, version)).await?;
         let records = self.records(fields.record_bytes, pool).await?;
         self.tags().await?;
         self.partitions_left -= 1;
@@ -168,7 +171,7 @@ impl<'a> FetchResponse<'a> {
     /// Reads fields from the bytes at hand, and again with more bytes where they were too few.
     async fn fields<T>(&mut self, parse: impl Fn(&mut Fields<'_>) -> Parsed<T>) -> Answer<T> {
         loop {
-            let mut fields = Fields::new(&self.ahead, true);
+            let mut fields = Fields::new(&self.ahead, self.version >= COMPACT);
             match parse(&mut fields) {
                 Ok(value) => {
                     let used = self.ahead.len() - fields.left();
@@ -203,14 +206,14 @@ impl<'a> FetchResponse<'a> {
     }
 }
 
-fn partition_fields(fields: &mut Fields<'_>) -> Parsed<PartitionFields> {
+fn partition_fields(fields: &mut Fields<'_>, version: i16) -> Parsed<PartitionFields> {
     let partition = fields.int32()?;
     let code = fields.int16()?;
     let high_watermark = fields.int64()?;
     let last_stable_offset = fields.int64()?;
     // The log's start; it is -1 just where it would help, beside an offset out of range.
     fields.int64()?;
-    let aborted = fields.list(17, |fields| {
+    let aborted = fields.list(16, |fields| {
         let producer_id = fields.int64()?;
         let first_offset = fields.int64()?;
         fields.tags()?;
@@ -219,8 +222,10 @@ fn partition_fields(fields: &mut Fields<'_>) -> Parsed<PartitionFields> {
             first_offset,
         })
     })?;
-    fields.int32()?;
-    let record_bytes = fields.unsigned_varint()?.saturating_sub(1) as usize;
+    if version >= WITH_PREFERRED_REPLICA {
+        fields.int32()?;
+    }
+    let record_bytes = fields.declared()?.unwrap_or(0) as usize;
     Ok(PartitionFields {
         partition,
         code,

@@ -13,13 +13,15 @@ use super::chunk::Chunk;
 use super::demand::Want;
 use super::outage::Outage;
 use super::record_batch::{declared_bytes, position_after};
-use super::request::{Ask, BY_ID, BY_NAME, request};
+use super::request::{Ask, BY_ID, BY_NAME, COMPACT, LOWEST, request};
 use super::response::{FetchResponse, PartitionAnswer, TopicKey};
+use super::scan::planned_topic;
 use super::slice::Slice;
 use crate::config::Isolation;
 use crate::wire::cluster::Cluster;
 use crate::wire::connection::Connection;
 use crate::wire::fault::{Answer, Fault, check};
+use crate::wire::metadata::Metadata;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const CORRUPT_MESSAGE: i16 = 2;
@@ -175,7 +177,7 @@ impl Session {
         } else {
             BY_NAME
         };
-        let version = connection.version(ApiKey::Fetch, BY_NAME, highest)?;
+        let version = connection.version(ApiKey::Fetch, LOWEST, highest)?;
         let config = Arc::clone(self.shared.cluster.config());
         // A single batch may be larger than a response should be.
         let asked = asks.iter().fold(0, |sum: u32, ask| sum.saturating_add(ask.bytes_max));
@@ -183,9 +185,10 @@ impl Session {
         connection
             .send(&request(&asks, config.isolation, bytes_max), version)
             .await?;
-        let mut response = FetchResponse::begin(connection.receive(true).await?, version).await?;
+        let mut response = FetchResponse::begin(connection.receive(version >= COMPACT).await?, version).await?;
         let mut any_records = false;
         let mut moved = None;
+        let mut identities = Identities::of(version);
         while let Some(answer) = response.next(&self.shared.pool).await? {
             any_records |= !answer.records.is_empty();
             let Some(place) = asks.iter().position(|ask| answer.is_for(ask)) else {
@@ -194,9 +197,13 @@ impl Session {
                     "it holds a partition that was not asked for",
                 ));
             };
-            match self.take(answer, &mut picked[place], config.isolation, config.frame_bytes_max) {
+            let picked = &mut picked[place];
+            let slice = &mut self.slices[picked.index];
+            let identity = identities.verify(&self.shared.cluster, slice, &answer).await;
+            let taken = identity.and_then(|()| self.take(answer, picked, config.isolation, config.frame_bytes_max));
+            match taken {
                 Ok(progressed) => turn.progressed |= progressed,
-                Err(Fault::Final(error)) => self.slices[picked[place].index].fail(error),
+                Err(Fault::Final(error)) => self.slices[picked.index].fail(error),
                 Err(passing) => moved = Some(passing),
             }
         }
@@ -255,7 +262,54 @@ impl Session {
     }
 }
 
+/// Looks again whether topics are the planned ones, where records were fetched by name: no range ends before that was seen
+/// after its last records had been sent.
+#[derive(Debug)]
+struct Identities {
+    by_name: bool,
+    /// Asked for after the response had begun.
+    seen: Option<Arc<Metadata>>,
+}
+
+impl Identities {
+    /// For one response in this version.
+    fn of(version: i16) -> Self {
+        Self {
+            by_name: version < BY_ID,
+            seen: None,
+        }
+    }
+
+    async fn verify(&mut self, cluster: &Cluster, slice: &mut Slice, answer: &PartitionAnswer) -> Answer<()> {
+        if !self.by_name || slice.planned_id.is_none() || !slice.may_end_with(answer) {
+            return Ok(());
+        }
+        let metadata = match self.seen.take() {
+            Some(seen) => seen,
+            None => Self::look(cluster).await?,
+        };
+        let (partition, planned_id) = (&slice.partition, slice.planned_id.as_deref());
+        planned_topic(partition, planned_id, slice.until, &mut slice.absent_since, &metadata)?;
+        self.seen = Some(metadata);
+        Ok(())
+    }
+
+    async fn look(cluster: &Cluster) -> Answer<Arc<Metadata>> {
+        match cluster.metadata(Duration::ZERO).await {
+            // The range is fetched again once brokers answer.
+            Err(Fault::Final(error)) if error.kind() == Kind::Unavailable => Err(Fault::Passing(error.chain())),
+            seen => seen,
+        }
+    }
+}
+
 impl Slice {
+    /// True where the answer may be the last that the slice needs.
+    fn may_end_with(&self, answer: &PartitionAnswer) -> bool {
+        let position = position_after(&answer.records);
+        answer.records.is_empty() || position.is_ok_and(|position| position.is_some_and(|at| at >= self.until))
+    }
+
     fn ask(&self) -> Ask {
         Ask {
             partition: self.partition.clone(),

@@ -7,6 +7,8 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, DescribeConfigsRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use tidemill_engine::error::{Error, Kind};
+
 use super::cluster::Cluster;
 use super::fault::{Answer, Fault, check, check_write};
 use super::response::{Body, Fields, Malformed};
@@ -16,6 +18,9 @@ const TOPIC_ALREADY_EXISTS: i16 = 36;
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
+
+/// The first version of CreateTopics that leaves the replication to the broker, and is in the compact encoding.
+const WITH_DEFAULTS: i16 = 5;
 
 /// Makes a topic of one partition with the broker's replication. One that is there is no error.
 ///
@@ -27,21 +32,26 @@ pub(crate) async fn create_topic(cluster: &Cluster, name: &str, settings: &[(&st
             .with_name(text(name))
             .with_value(Some(text(value)))
     });
-    let topic = CreatableTopic::default()
-        .with_name(TopicName(text(name)))
-        .with_num_partitions(1)
-        .with_replication_factor(-1)
-        .with_configs(settings.collect());
-    let timeout = cluster.config().request_timeout.min(Duration::from_secs(30));
-    let request = CreateTopicsRequest::default()
-        .with_topics(vec![topic])
-        .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
     let metadata = cluster.metadata(cluster.config().metadata_age_max).await?;
     let mut connection = match metadata.brokers.get(&metadata.controller) {
         Some(address) => cluster.connection(address).await?,
         None => cluster.any_connection().await?,
     };
-    let version = connection.version(ApiKey::CreateTopics, 5, 7)?;
+    let version = connection.version(ApiKey::CreateTopics, 3, 7)?;
+    let replicas = if version >= WITH_DEFAULTS {
+        -1
+    } else {
+        default_replicas(cluster, metadata.controller).await?
+    };
+    let topic = CreatableTopic::default()
+        .with_name(TopicName(text(name)))
+        .with_num_partitions(1)
+        .with_replication_factor(replicas)
+        .with_configs(settings.collect());
+    let timeout = cluster.config().request_timeout.min(Duration::from_secs(30));
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
     let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     let (code, words) = read_created(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
@@ -53,9 +63,9 @@ pub(crate) async fn create_topic(cluster: &Cluster, name: &str, settings: &[(&st
 }
 
 pub(super) fn read_created(body: &Body) -> Result<(i16, Option<String>), Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= WITH_DEFAULTS);
     fields.int32()?;
-    if fields.count(10)?.unwrap_or(0) == 0 {
+    if fields.count(6)?.unwrap_or(0) == 0 {
         return Err(Malformed("it leaves out the topic"));
     }
     fields.text()?;
@@ -64,6 +74,16 @@ pub(super) fn read_created(body: &Body) -> Result<(i16, Option<String>), Malform
     }
     // What follows only repeats what was asked for.
     Ok((fields.int16()?, fields.text()?.map(str::to_owned)))
+}
+
+/// How many replicas a topic gets for which nobody says it.
+async fn default_replicas(cluster: &Cluster, broker: i32) -> Answer<i16> {
+    const NAME: &str = "default.replication.factor";
+    let set = setting(cluster, Resource::Broker(broker), NAME).await?;
+    set.as_deref().and_then(|set| set.parse().ok()).ok_or_else(|| {
+        let text = format!("broker {broker} does not tell its {NAME}");
+        Fault::Final(Error::new(Kind::Refused, text))
+    })
 }
 
 /// What has settings.
@@ -148,6 +168,30 @@ pub(super) fn read_settings(body: &Body) -> Result<(i16, Settings), Malformed> {
 mod tests {
     use super::*;
     use crate::wire::testing::Writer;
+
+    #[test]
+    fn a_made_topic_is_read_in_all_versions() {
+        for version in 3..=7 {
+            let answer = Writer::old(version < WITH_DEFAULTS)
+                .int32(0)
+                .list(["t"], |writer, name| {
+                    let writer = writer.text(Some(name));
+                    let writer = if version >= 7 { writer.uuid(None) } else { writer };
+                    let writer = writer.int16(36).text(Some("it is there"));
+                    if version < WITH_DEFAULTS {
+                        return writer;
+                    }
+                    writer.int32(1).int16(1).list([(); 0], |writer, ()| writer).tags()
+                });
+            let body = Body {
+                bytes: answer.bytes.into(),
+                version,
+                broker: "b".into(),
+            };
+            let expected = Ok((36, Some("it is there".to_owned())));
+            assert_eq!(read_created(&body), expected, "version {version}");
+        }
+    }
 
     #[test]
     fn a_setting_is_read_and_a_cut_off_answer_refused() {

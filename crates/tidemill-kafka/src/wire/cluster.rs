@@ -163,7 +163,7 @@ impl Cluster {
         let version = connection.version(ApiKey::Metadata, metadata::LOWEST, metadata::HIGHEST)?;
         let asked_at = Instant::now();
         let body = connection
-            .call(&metadata::request(&self.config.topics), version)
+            .call(&metadata::request(&self.config.topics, version), version)
             .await?;
         self.put_back(connection);
         let metadata = metadata::read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;

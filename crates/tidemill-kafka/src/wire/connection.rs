@@ -22,6 +22,8 @@ use super::versions::Versions;
 use super::{sasl, tls};
 use crate::config::KafkaConfig;
 
+/// The oldest release whose brokers know every request in a version that is spoken.
+const OLDEST_KAFKA: &str = "2.1";
 const UNSUPPORTED_VERSION: i16 = 35;
 /// Longest response header: correlation id and, rarely, tagged fields.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -115,8 +117,14 @@ impl Connection {
     /// Where there is none.
     pub(crate) fn version(&self, key: ApiKey, lowest: i16, highest: i16) -> Answer<i16> {
         self.versions.choose(key, lowest, highest).ok_or_else(|| {
+            let offered = match self.versions.highest(key) {
+                Some(highest) => {
+                    format!("knows {key:?} up to version {highest}, and {lowest} is the lowest that is spoken")
+                }
+                None => format!("does not know {key:?}, and version {lowest} is the lowest that is spoken"),
+            };
             let text = format!(
-                "broker {} lacks {key:?} v{lowest}; Kafka 2.7 or later is needed",
+                "broker {} {offered}: Kafka {OLDEST_KAFKA} or later is needed",
                 self.broker
             );
             Fault::Final(Error::new(Kind::Refused, text))

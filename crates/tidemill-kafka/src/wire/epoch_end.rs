@@ -25,7 +25,7 @@ pub(crate) async fn epoch_ends(
     asked: &[AskedEpoch],
 ) -> Answer<Vec<(TopicPartition, i64)>> {
     let mut connection = cluster.connection(address).await?;
-    let version = connection.version(ApiKey::OffsetForLeaderEpoch, 4, 4)?;
+    let version = connection.version(ApiKey::OffsetForLeaderEpoch, 2, 4)?;
     let body = connection.call(&request(asked), version).await?;
     cluster.put_back(connection);
     let ends = read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
@@ -68,11 +68,11 @@ fn request(asked: &[AskedEpoch]) -> OffsetForLeaderEpochRequest {
 type End = (TopicPartition, i16, i64);
 
 pub(super) fn read(body: &Body) -> Result<Vec<End>, Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 4);
     fields.int32()?;
     let topics = fields.list(3, |fields| {
         let topic = fields.required_text()?;
-        let partitions = fields.list(19, |fields| {
+        let partitions = fields.list(18, |fields| {
             let code = fields.int16()?;
             let partition = TopicPartition::new(topic, fields.int32()?);
             fields.int32()?;
@@ -93,24 +93,26 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_and_a_cut_off_one_refused() {
-        let answer = Writer::default().int32(0).list(["t"], |writer, topic| {
-            writer
-                .text(Some(topic))
-                .list([(0, 17), (1, -1)], |writer, (number, end)| {
-                    writer.int16(0).int32(number).int32(3).int64(end).tags()
-                })
-                .tags()
-        });
-        let body = |length: usize| Body {
-            bytes: answer.bytes[..length].to_vec().into(),
-            version: 4,
-            broker: "b".into(),
-        };
-        let length = answer.bytes.len();
-        let of = |number| TopicPartition::new("t", number);
-        assert_eq!(read(&body(length)).unwrap(), [(of(0), 0, 17), (of(1), 0, -1)]);
-        for cut in 0..length {
-            assert!(read(&body(cut)).is_err(), "{cut} bytes of {length}");
+        for version in 2..=4 {
+            let answer = Writer::old(version < 4).int32(0).list(["t"], |writer, topic| {
+                writer
+                    .text(Some(topic))
+                    .list([(0, 17), (1, -1)], |writer, (number, end)| {
+                        writer.int16(0).int32(number).int32(3).int64(end).tags()
+                    })
+                    .tags()
+            });
+            let body = |length: usize| Body {
+                bytes: answer.bytes[..length].to_vec().into(),
+                version,
+                broker: "b".into(),
+            };
+            let length = answer.bytes.len();
+            let of = |number| TopicPartition::new("t", number);
+            assert_eq!(read(&body(length)).unwrap(), [(of(0), 0, 17), (of(1), 0, -1)]);
+            for cut in 0..length {
+                assert!(read(&body(cut)).is_err(), "version {version}, {cut} bytes of {length}");
+            }
         }
     }
 }

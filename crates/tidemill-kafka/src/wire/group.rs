@@ -15,6 +15,10 @@ use super::cluster::Cluster;
 use super::fault::{Answer, Fault, check};
 use super::response::{Body, Fields, Malformed};
 
+/// The first version of DescribeGroups that tells what may be done.
+const GROUPS_WITH_RIGHTS: i16 = 3;
+const GROUPS_WITH_INSTANCES: i16 = 4;
+
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
@@ -34,7 +38,7 @@ pub(crate) enum Coordinates {
 /// Where there is none yet, or no right to know.
 pub(crate) async fn find_coordinator(cluster: &Cluster, what: Coordinates, key: &str) -> Answer<String> {
     let mut connection = cluster.any_connection().await?;
-    let version = connection.version(ApiKey::FindCoordinator, 3, 3)?;
+    let version = connection.version(ApiKey::FindCoordinator, 1, 3)?;
     let request = FindCoordinatorRequest::default()
         .with_key(text(key))
         .with_key_type(what as i8);
@@ -48,17 +52,17 @@ pub(crate) async fn find_coordinator(cluster: &Cluster, what: Coordinates, key: 
     Ok(address)
 }
 
-/// What may be done to a group.
+/// What may be done to a group. Brokers before Kafka 2.3 do not say.
 ///
 /// # Errors
 /// Where the coordinator does not say.
 pub(crate) async fn allowed(cluster: &Cluster, coordinator: &str, group: &str) -> Answer<Allowed> {
-    let request = DescribeGroupsRequest::default()
-        .with_groups(vec![GroupId(text(group))])
-        .with_include_authorized_operations(true);
     let mut connection = cluster.connection(coordinator).await?;
     // Later versions call a group that nobody has used yet an error.
-    let version = connection.version(ApiKey::DescribeGroups, 5, 5)?;
+    let version = connection.version(ApiKey::DescribeGroups, 1, 5)?;
+    let request = DescribeGroupsRequest::default()
+        .with_groups(vec![GroupId(text(group))])
+        .with_include_authorized_operations(version >= GROUPS_WITH_RIGHTS);
     let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     let (code, allowed) = read_allowed(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
@@ -67,7 +71,7 @@ pub(crate) async fn allowed(cluster: &Cluster, coordinator: &str, group: &str) -
 }
 
 pub(super) fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 5);
     fields.int32()?;
     let groups = fields.list(12, |fields| {
         let code = fields.int16()?;
@@ -75,7 +79,10 @@ pub(super) fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
             fields.text()?;
         }
         fields.list(7, |fields| {
-            for _ in ["id", "instance", "client", "host"] {
+            for _ in ["id", "client", "host"] {
+                fields.text()?;
+            }
+            if body.version >= GROUPS_WITH_INSTANCES {
                 fields.text()?;
             }
             for _ in ["metadata", "assignment"] {
@@ -84,7 +91,11 @@ pub(super) fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
             }
             fields.tags()
         })?;
-        let allowed = Allowed::of(fields.int32()?);
+        let allowed = if body.version >= GROUPS_WITH_RIGHTS {
+            Allowed::of(fields.int32()?)
+        } else {
+            Allowed::default()
+        };
         fields.tags()?;
         Ok((code, allowed))
     })?;
@@ -92,7 +103,7 @@ pub(super) fn read_allowed(body: &Body) -> Result<(i16, Allowed), Malformed> {
 }
 
 pub(super) fn read_coordinator(body: &Body) -> Result<(i16, String), Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 3);
     fields.int32()?;
     let code = fields.int16()?;
     fields.text()?;
@@ -130,7 +141,7 @@ pub(crate) async fn commit(
         .with_generation_id_or_member_epoch(-1)
         .with_topics(topics.collect());
     let mut connection = cluster.connection(coordinator).await?;
-    let version = connection.version(ApiKey::OffsetCommit, 8, 8)?;
+    let version = connection.version(ApiKey::OffsetCommit, 6, 8)?;
     let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     for (partition, code) in read_commit(&body).map_err(|error| Fault::malformed(&body.broker, error.0))? {
@@ -142,11 +153,11 @@ pub(crate) async fn commit(
 }
 
 pub(super) fn read_commit(body: &Body) -> Result<Vec<(TopicPartition, i16)>, Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 8);
     fields.int32()?;
     let topics = fields.list(3, |fields| {
         let topic = fields.required_text()?;
-        let partitions = fields.list(7, |fields| {
+        let partitions = fields.list(6, |fields| {
             let stored = (TopicPartition::new(topic, fields.int32()?), fields.int16()?);
             fields.tags()?;
             Ok(stored)
@@ -180,7 +191,7 @@ pub(crate) async fn fetch(
         .with_group_id(GroupId(text(group)))
         .with_topics(Some(topics.collect()));
     let mut connection = cluster.connection(coordinator).await?;
-    let version = connection.version(ApiKey::OffsetFetch, 6, 6)?;
+    let version = connection.version(ApiKey::OffsetFetch, 5, 6)?;
     let body = connection.call(&request, version).await?;
     cluster.put_back(connection);
     let (offsets, code) = read_fetch(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
@@ -200,7 +211,7 @@ pub(crate) async fn fetch(
 type Stored = (TopicPartition, i64, i16);
 
 pub(super) fn read_fetch(body: &Body) -> Result<(Vec<Stored>, i16), Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 6);
     fields.int32()?;
     let topics = fields.list(3, |fields| {
         let topic = fields.required_text()?;
@@ -217,4 +228,87 @@ pub(super) fn read_fetch(body: &Body) -> Result<(Vec<Stored>, i16), Malformed> {
         Ok(partitions)
     })?;
     Ok((topics.into_iter().flatten().collect(), fields.int16()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::testing::Writer;
+
+    fn body(writer: &Writer, version: i16) -> Body {
+        Body {
+            bytes: writer.bytes.clone().into(),
+            version,
+            broker: "b".into(),
+        }
+    }
+
+    fn partition() -> TopicPartition {
+        TopicPartition::new("t", 1)
+    }
+
+    #[test]
+    fn coordinators_of_all_versions_are_read() {
+        for version in 1..=3 {
+            let head = Writer::old(version < 3).int32(0).int16(0).text(None);
+            let answer = head.int32(2).text(Some("host")).int32(9092).tags();
+            let expected = Ok((0, "host:9092".to_owned()));
+            assert_eq!(read_coordinator(&body(&answer, version)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_known_where_the_version_tells_it() {
+        let member = |writer: Writer, version: i16| {
+            let writer = writer.text(Some("member"));
+            let writer = if version >= 4 { writer.text(None) } else { writer };
+            let named = writer.text(Some("client")).text(Some("host"));
+            named.bytes(Some(b"metadata")).bytes(None).tags()
+        };
+        for version in 1..=5 {
+            let answer = Writer::old(version < 5).int32(0).list([version], |writer, version| {
+                let texts = writer
+                    .int16(0)
+                    .text(Some("g"))
+                    .text(Some("Stable"))
+                    .text(None)
+                    .text(None);
+                let writer = texts.list([version], member);
+                let writer = if version >= 3 { writer.int32(1 << 3) } else { writer };
+                writer.tags()
+            });
+            let known = if version >= 3 {
+                Allowed::of(1 << 3)
+            } else {
+                Allowed::default()
+            };
+            assert_eq!(
+                read_allowed(&body(&answer, version)),
+                Ok((0, known)),
+                "version {version}"
+            );
+        }
+    }
+
+    #[test]
+    fn stored_and_fetched_offsets_of_all_versions_are_read() {
+        for version in 6..=8 {
+            let answer = Writer::old(version < 8).int32(0).list(["t"], |writer, topic| {
+                let stored = |writer: Writer, number| writer.int32(number).int16(22).tags();
+                writer.text(Some(topic)).list([1], stored).tags()
+            });
+            assert_eq!(read_commit(&body(&answer.tags(), version)), Ok(vec![(partition(), 22)]));
+        }
+        for version in 5..=6 {
+            let answer = Writer::old(version < 6).int32(0).list(["t"], |writer, topic| {
+                let fetched = |writer: Writer, number| {
+                    let fixed = writer.int32(number).int64(17).int32(-1);
+                    fixed.text(Some("")).int16(0).tags()
+                };
+                writer.text(Some(topic)).list([1], fetched).tags()
+            });
+            let answer = answer.int16(0).tags();
+            assert_eq!(read_fetch(&body(&answer, version)), Ok((vec![(partition(), 17, 0)], 0)));
+        }
+    }
 }

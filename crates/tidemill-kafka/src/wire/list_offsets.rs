@@ -48,7 +48,7 @@ pub(crate) async fn list(
     which: Which,
 ) -> Answer<Vec<(TopicPartition, i64)>> {
     let mut connection = cluster.connection(address).await?;
-    let version = connection.version(ApiKey::ListOffsets, 6, 7)?;
+    let version = connection.version(ApiKey::ListOffsets, 4, 7)?;
     let body = connection.call(&request(cluster, partitions, which), version).await?;
     cluster.put_back(connection);
     let offsets = read(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
@@ -93,11 +93,11 @@ fn request(cluster: &Cluster, partitions: &[(TopicPartition, i32)], which: Which
 type Offset = (TopicPartition, i16, i64);
 
 pub(super) fn read(body: &Body) -> Result<Vec<Offset>, Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= 6);
     fields.int32()?;
     let topics = fields.list(3, |fields| {
         let topic = fields.required_text()?;
-        let partitions = fields.list(27, |fields| {
+        let partitions = fields.list(26, |fields| {
             let partition = TopicPartition::new(topic, fields.int32()?);
             let code = fields.int16()?;
             fields.int64()?;
@@ -110,4 +110,38 @@ pub(super) fn read(body: &Body) -> Result<Vec<Offset>, Malformed> {
         Ok(partitions)
     })?;
     Ok(topics.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::testing::Writer;
+
+    #[test]
+    fn answers_of_all_versions_are_read_and_cut_off_ones_refused() {
+        for version in 4..=7 {
+            let partition = |writer: Writer, (number, code, offset)| {
+                let fixed = writer.int32(number).int16(code).int64(-1);
+                fixed.int64(offset).int32(2).tags()
+            };
+            let answer = Writer::old(version < 6).int32(0).list(["t"], |writer, topic| {
+                let partitions = [(0, 0, 17), (1, 6, -1)];
+                writer.text(Some(topic)).list(partitions, partition).tags()
+            });
+            let of = |length: usize| Body {
+                bytes: answer.bytes[..length].to_vec().into(),
+                version,
+                broker: "b".into(),
+            };
+            let length = answer.bytes.len();
+            let expected = vec![
+                (TopicPartition::new("t", 0), 0, 17),
+                (TopicPartition::new("t", 1), 6, -1),
+            ];
+            assert_eq!(read(&of(length)), Ok(expected), "version {version}");
+            for cut in 0..length {
+                assert!(read(&of(cut)).is_err(), "version {version}, {cut} bytes of {length}");
+            }
+        }
+    }
 }

@@ -11,10 +11,14 @@ use super::allowed::Allowed;
 use super::response::{Body, Fields, Malformed};
 use crate::config::Topics;
 
-/// Lowest version that is read: the first in the compact encoding. Topic ids come with 10.
-pub(crate) const LOWEST: i16 = 9;
+/// Lowest version that is read: the first with leader epochs. What may be done comes with 8, topic ids with 10.
+pub(crate) const LOWEST: i16 = 7;
 /// Highest version that is read.
 pub(crate) const HIGHEST: i16 = 12;
+/// The first version in the compact encoding.
+const COMPACT: i16 = 9;
+const WITH_RIGHTS: i16 = 8;
+const WITH_IDS: i16 = 10;
 
 /// What a broker knows of some topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,8 +55,8 @@ pub(crate) struct Leader {
     pub(crate) epoch: i32,
 }
 
-/// The request for these topics; for a pattern, of all. Never creates one.
-pub(crate) fn request(topics: &Topics) -> MetadataRequest {
+/// The request for these topics in this version; for a pattern, of all. Never creates one.
+pub(crate) fn request(topics: &Topics, version: i16) -> MetadataRequest {
     let named = match topics {
         Topics::Named(names) => Some(names.iter().map(|topic| {
             let name = TopicName(StrBytes::from_string(topic.clone()));
@@ -62,7 +66,7 @@ pub(crate) fn request(topics: &Topics) -> MetadataRequest {
     };
     MetadataRequest::default()
         .with_topics(named.map(Iterator::collect))
-        .with_include_topic_authorized_operations(true)
+        .with_include_topic_authorized_operations(version >= WITH_RIGHTS)
         .with_allow_auto_topic_creation(false)
 }
 
@@ -71,7 +75,7 @@ pub(crate) fn request(topics: &Topics) -> MetadataRequest {
 /// # Errors
 /// A malformed answer.
 pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
-    let mut fields = Fields::new(&body.bytes, true);
+    let mut fields = Fields::new(&body.bytes, body.version >= COMPACT);
     fields.int32()?;
     let brokers = fields.list(11, |fields| {
         let node = fields.int32()?;
@@ -91,10 +95,14 @@ pub(crate) fn read(body: &Body) -> Result<Metadata, Malformed> {
     let topics = fields.list(9, |fields| {
         let code = fields.int16()?;
         let name = fields.text()?.unwrap_or_default().to_owned();
-        let id = if body.version >= 10 { fields.uuid()? } else { None };
+        let id = if body.version >= WITH_IDS { fields.uuid()? } else { None };
         let is_internal = fields.boolean()?;
         let partitions = fields.list(18, partition)?;
-        let allowed = Allowed::of(fields.int32()?);
+        let allowed = if body.version >= WITH_RIGHTS {
+            Allowed::of(fields.int32()?)
+        } else {
+            Allowed::default()
+        };
         fields.tags()?;
         Ok((
             name,
@@ -136,7 +144,7 @@ mod tests {
     use crate::wire::testing::Writer;
 
     fn body(version: i16) -> Body {
-        let answer = Writer::default()
+        let answer = Writer::old(version < COMPACT)
             .int32(0)
             .list([(3, "::1", 9092)], |writer, (node, host, port)| {
                 writer.int32(node).text(Some(host)).int32(port).text(None).tags()
@@ -158,9 +166,19 @@ mod tests {
                         .list([], Writer::int32)
                         .tags()
                 };
-                writer.int8(0).list([5], partition).int32(0).tags()
+                let writer = writer.int8(0).list([5], partition);
+                let writer = if version >= WITH_RIGHTS {
+                    writer.int32(1 << 3)
+                } else {
+                    writer
+                };
+                writer.tags()
             });
-        let answer = if version <= 10 { answer.int32(0) } else { answer };
+        let answer = if (8..=10).contains(&version) {
+            answer.int32(0)
+        } else {
+            answer
+        };
         Body {
             bytes: answer.tags().bytes.into(),
             version,
@@ -176,6 +194,12 @@ mod tests {
             let topic = &metadata.topics["t"];
             assert_eq!(topic.id, (version >= 10).then(|| Uuid::from_u128(77)));
             assert_eq!(topic.partitions[&5], Leader { node: 3, epoch: 9 });
+            let allowed = if version >= WITH_RIGHTS {
+                Allowed::of(1 << 3)
+            } else {
+                Allowed::default()
+            };
+            assert_eq!(topic.allowed, allowed);
         }
     }
 

@@ -86,20 +86,22 @@ impl<'a> Fields<'a> {
         Err(Malformed("a number has no end"))
     }
 
+    /// The number before an array or bytes, `None` for null. Nothing says yet that so much follows.
+    pub(crate) fn declared(&mut self) -> Field<Option<u32>> {
+        if self.flexible {
+            return Ok(self.unsigned_varint()?.checked_sub(1));
+        }
+        match self.int32()? {
+            -1 => Ok(None),
+            count => u32::try_from(count)
+                .map(Some)
+                .map_err(|_| Malformed("a count is negative")),
+        }
+    }
+
     /// The number of elements of an array, each of at least `element_bytes_min`; `None` for a null array.
     pub(crate) fn count(&mut self, element_bytes_min: usize) -> Field<Option<usize>> {
-        let count = if self.flexible {
-            i64::from(self.unsigned_varint()?) - 1
-        } else {
-            i64::from(self.int32()?)
-        };
-        if count < 0 {
-            return if count == -1 {
-                Ok(None)
-            } else {
-                Err(Malformed("a count is negative"))
-            };
-        }
+        let Some(count) = self.declared()? else { return Ok(None) };
         let count = count as usize;
         if count > self.rest.len() / element_bytes_min.max(1) {
             return Err(Malformed("it declares more elements than it has bytes for"));

@@ -28,6 +28,11 @@ impl Versions {
         })
     }
 
+    /// The highest version that the broker understands, `None` where it does not know the request.
+    pub(crate) fn highest(&self, key: ApiKey) -> Option<i16> {
+        self.ranges.get(&(key as i16)).map(|(_, highest)| *highest)
+    }
+
     /// The highest version in `[lowest, highest]` that the broker understands too.
     pub(crate) fn choose(&self, key: ApiKey, lowest: i16, highest: i16) -> Option<i16> {
         let (broker_lowest, broker_highest) = self.ranges.get(&(key as i16))?;

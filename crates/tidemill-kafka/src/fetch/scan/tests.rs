@@ -125,6 +125,14 @@ async fn a_broker_without_topic_ids_in_fetches_is_asked_by_name() {
 }
 
 #[tokio::test]
+async fn a_broker_of_kafka_2_1_is_read() {
+    let cluster = FakeCluster::start(1, vec![partition(0, 5)]).await;
+    cluster.state.lock().unwrap().is_old = true;
+    assert_eq!(read_one(&cluster).await.unwrap(), upto(50));
+    assert!(cluster.state.lock().unwrap().fetches.iter().all(|fetch| fetch.0 == 10));
+}
+
+#[tokio::test]
 async fn split_ranges_of_one_partition_are_each_exact() {
     let cluster = FakeCluster::start(1, vec![partition(0, 10)]).await;
     let whole = ranges(&cluster).remove(0);
@@ -235,6 +243,26 @@ async fn a_topic_made_anew_is_a_loss_that_names_it() {
     source.ends(false).await.unwrap();
     let planned = ranges(&cluster);
     cluster.state.lock().unwrap().id = Some(uuid::Uuid::from_u128(6));
+    let error = read_all(&source, planned).await.remove(0).unwrap_err();
+    assert_eq!(error.kind(), Kind::Loss);
+    assert!(
+        error.to_string().contains("topic t was deleted and created again"),
+        "{error}"
+    );
+}
+
+/// The broker fetches by name: only a second look at the ids tells, and it comes before the range ends.
+#[tokio::test]
+async fn x13_a_topic_made_anew_under_a_fetch_by_name_is_a_loss_that_names_it() {
+    let cluster = FakeCluster::start(1, vec![partition(0, 10)]).await;
+    let source = KafkaSource::new(config(&cluster)).unwrap();
+    source.ends(false).await.unwrap();
+    let planned = ranges(&cluster);
+    {
+        let mut state = cluster.state.lock().unwrap();
+        state.fetch_version_max = 12;
+        state.mishaps.push_back(Mishap::Recreated);
+    }
     let error = read_all(&source, planned).await.remove(0).unwrap_err();
     assert_eq!(error.kind(), Kind::Loss);
     assert!(

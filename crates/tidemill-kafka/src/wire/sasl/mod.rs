@@ -89,7 +89,7 @@ pub(super) struct Reply {
 
 async fn exchange(connection: &mut Connection, message: Vec<u8>) -> Answer<Reply> {
     let request = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(message));
-    let version = connection.version(ApiKey::SaslAuthenticate, 1, 2)?;
+    let version = connection.version(ApiKey::SaslAuthenticate, 0, 2)?;
     let body = connection.call(&request, version).await?;
     let (code, words, reply) = read_reply(&body).map_err(|error| Fault::malformed(&body.broker, error.0))?;
     if code == AUTHENTICATION_FAILED {
@@ -109,7 +109,9 @@ pub(super) fn read_reply(body: &Body) -> Result<(i16, Option<String>, Reply), Ma
     let words = fields.text()?.map(str::to_owned);
     let bytes = fields.count(1)?.unwrap_or(0);
     let message = fields.take(bytes)?.to_vec();
-    let millis = u64::try_from(fields.int64()?).unwrap_or(0);
+    // The first version tells of no end.
+    let millis = if body.version >= 1 { fields.int64()? } else { 0 };
+    let millis = u64::try_from(millis).unwrap_or(0);
     let lifetime = (millis > 0).then(|| Duration::from_millis(millis));
     Ok((code, words, Reply { message, lifetime }))
 }
