@@ -50,6 +50,17 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
+    /// Counts a record about an ad.
+    pub(crate) fn count(&mut self, ad: &str) {
+        self.records += 1;
+        match self.by_ad.get_mut(ad) {
+            Some(count) => *count += 1,
+            None => {
+                self.by_ad.insert(ad.to_owned(), 1);
+            }
+        }
+    }
+
     /// Compares with what was found.
     ///
     /// # Errors

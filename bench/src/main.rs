@@ -1,15 +1,20 @@
 //! Measures the binary `tidemill` as a whole process, as a user would run it, and checks every answer.
 
+mod cores;
+mod data;
 mod database;
 mod expected;
 mod figures;
 mod files;
 mod machine;
+mod own_server;
 mod pace;
 mod pipeline;
+mod plain_decompressor;
 mod process;
 mod report;
 mod rows;
+mod stored;
 mod topics;
 mod usage;
 
@@ -19,12 +24,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use tidemill_kafka::Compression;
-use tidemill_kafka::embedded::feed::Records;
 
+use data::Data;
 use report::{Output, TARGETS};
 use rows::{Bench, Row};
-use topics::Topics;
+use topics::{Fill, Topics};
 
 /// Measures the binary tidemill as a whole process.
 #[derive(Debug, Parser)]
@@ -38,6 +42,9 @@ struct Args {
 enum Command {
     /// Fill the topics that rows read; one that holds so many records already is left alone
     Load {
+        /// What to load; without any all of it
+        #[arg(value_enum)]
+        data: Vec<Data>,
         /// Records per topic
         #[arg(long, default_value_t = 10_000_000)]
         records: u64,
@@ -76,7 +83,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Load { records, kafka } => load(records, kafka),
+        Command::Load { data, records, kafka } => load(&all_without(data), records, kafka),
         Command::Run {
             row,
             runs,
@@ -86,14 +93,8 @@ fn main() -> ExitCode {
             postgres,
             dir,
             seconds,
-        } => {
-            let rows = if row.is_empty() {
-                Row::value_variants().to_vec()
-            } else {
-                row
-            };
-            bench(bin, kafka, postgres, dir, seconds).and_then(|bench| run(&bench, &rows, runs, Output { json }))
-        }
+        } => bench(bin, kafka, postgres, dir, seconds)
+            .and_then(|bench| run(&bench, &all_without(row), runs, Output { json })),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,30 +105,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(records: u64, kafka: Option<String>) -> Result<()> {
+/// What was named; all there is where nothing was.
+fn all_without<T: ValueEnum + Clone>(named: Vec<T>) -> Vec<T> {
+    if named.is_empty() {
+        T::value_variants().to_vec()
+    } else {
+        named
+    }
+}
+
+fn load(data: &[Data], records: u64, kafka: Option<String>) -> Result<()> {
     let topics = Topics::connect(&broker(kafka)?)?;
     let output = Output { json: false };
-    let streams = [
-        (
-            topics::EVENTS,
-            Records::AdEvents(expected::ad_events()),
-            Compression::Lz4,
-        ),
-        (
-            topics::AVRO_EVENTS,
-            Records::AvroAdEvents(expected::ad_events()),
-            Compression::Lz4,
-        ),
-        (
-            topics::RAW,
-            Records::RandomBytes(expected::random_bytes()),
-            Compression::None,
-        ),
-    ];
-    for (topic, stream, compression) in streams {
+    for data in data {
+        let topic = data.topic();
         let tenth = (records / 10).max(10_000);
         let mut next = tenth;
-        let wrote = topics.fill(topic, stream, records, compression, |written| {
+        let fill = Fill {
+            topic,
+            partitions: data.partitions(),
+            stream: data.stream(),
+            records,
+            compression: data.compression(),
+        };
+        let wrote = topics.fill(fill, |written| {
             if written >= next {
                 next += tenth;
                 let _closed = output.person(&format!("{topic}: {written} of {records} records"));
@@ -150,6 +151,11 @@ fn bench(
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         target.join("release").join("tidemill")
     });
+    // The pid that is exported is that of the broker which is exported.
+    let broker_pid = match kafka {
+        Some(_) => None,
+        None => variable("TIDEMILL_TEST_KAFKA_PID").map(|pid| pid.parse()).transpose()?,
+    };
     let topics = Topics::connect(&broker(kafka)?)?;
     let postgres = postgres.or_else(|| variable("TIDEMILL_TEST_POSTGRES"));
     let folder = dir.unwrap_or_else(std::env::temp_dir);
@@ -161,6 +167,7 @@ fn bench(
         binary,
         folder,
         topics,
+        broker_pid,
         postgres,
         Duration::from_secs(seconds),
     ))

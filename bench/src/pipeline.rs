@@ -36,6 +36,8 @@ pub(crate) struct Text<'a> {
     pub(crate) topic: &'a str,
     /// Its format.
     pub(crate) format: SourceFormat,
+    /// Properties of the source's client, by name.
+    pub(crate) properties: &'a [(&'a str, String)],
     /// The query.
     pub(crate) sql: &'a str,
     /// The lines of the sink beside its query.
@@ -102,6 +104,11 @@ impl Text<'_> {
             SourceFormat::Json => format!("format = \"json\"\ncolumns = \"{COLUMNS}\""),
             SourceFormat::Avro => format!("format = \"avro\"\nschema = \"{SCHEMA_FILE}\""),
         };
+        let properties = self
+            .properties
+            .iter()
+            .map(|(name, value)| format!("\"{name}\" = \"{value}\""));
+        let properties = properties.collect::<Vec<_>>().join(", ");
         format!(
             r#"name = "{name}"
 interval = "{interval}ms"
@@ -113,6 +120,7 @@ brokers = "{brokers}"
 topics = ["{topic}"]
 {format}
 start = "earliest"
+properties = {{ {properties} }}
 
 [sinks.out]
 sql = """{sql}"""
@@ -133,6 +141,10 @@ mod tests {
             brokers: "localhost:9092",
             topic: "t",
             format: SourceFormat::Json,
+            properties: &[
+                ("client.id", "bench".to_owned()),
+                ("security.protocol", "SSL".to_owned()),
+            ],
             sql: "SELECT * FROM events WHERE event_type = 'view'",
             sink: "kind = \"console\"\nlimit = 1",
         };
@@ -142,6 +154,10 @@ mod tests {
         assert_ne!(first.name(), second.name());
         assert_ne!(first.out(), second.out());
         let written = std::fs::read_to_string(first.file()).unwrap();
+        assert!(
+            written.contains(r#"properties = { "client.id" = "bench", "security.protocol" = "SSL" }"#),
+            "{written}"
+        );
         assert!(
             written.contains("interval = \"1000ms\"") && written.contains("ip_address VARCHAR\""),
             "{written}"

@@ -120,6 +120,26 @@ pub(crate) const TARGETS: &[Target] = &[
         Bound::AtMost(100.0),
     ),
     target(
+        "count-zstd",
+        "of_plain",
+        "of the plain decompressor's CPU",
+        Bound::AtMost(1.3),
+    ),
+    target(
+        "count-zstd",
+        "beyond_uncompressed_of_plain",
+        "of it beyond a count of uncompressed records",
+        Bound::None,
+    ),
+    target("count-gzip", "of_plain", "of zlib's CPU", Bound::AtMost(1.3)),
+    target("count-gzip", "of_libdeflate", "of libdeflate's CPU", Bound::None),
+    target(
+        "count-gzip",
+        "beyond_uncompressed_of_plain",
+        "of zlib's CPU beyond a count of uncompressed records",
+        Bound::None,
+    ),
+    target(
         "json-count",
         "cpu_ns_per_record",
         "ns CPU per record",
@@ -160,6 +180,11 @@ pub(crate) const TARGETS: &[Target] = &[
     ),
     target("start", "start_s", "s to the first committed batch", Bound::AtMost(0.5)),
     target("idle", "of_a_core_percent", "% of a core", Bound::AtMost(0.5)),
+    target("idle-1000", "of_a_core_percent", "% of a core", Bound::AtMost(1.0)),
+    target("idle-1000", "peak_mib", "MiB peak memory", Bound::AtMost(100.0)),
+    target("lag", "of_one_core", "of one core's records/s", Bound::AtLeast(1.7)),
+    target("lag", "cores_busy_percent", "% of both cores busy", Bound::None),
+    target("tls", "of_plain", "of the CPU without TLS", Bound::AtMost(1.5)),
 ];
 
 const fn target(run: &'static str, figure: &'static str, unit: &'static str, bound: Bound) -> Target {

@@ -1,5 +1,6 @@
 //! Topics of the bench: made, filled, counted, removed.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -9,7 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Deserialize;
@@ -17,21 +18,31 @@ use serde::de::IgnoredAny;
 use tidemill_kafka::Compression;
 use tidemill_kafka::embedded::feed::{FeedOptions, Records, feed};
 
+use crate::data::Data;
 use crate::expected::Sums;
 use crate::pace;
 
-/// Ad events.
-pub(crate) const EVENTS: &str = "bench-events";
-/// The same in Avro's binary encoding.
-pub(crate) const AVRO_EVENTS: &str = "bench-events-avro";
-/// 100 random bytes each.
-pub(crate) const RAW: &str = "bench-raw";
-/// Partitions of every topic that holds data.
+/// Partitions of a topic that a row makes, where it does not matter how many.
 pub(crate) const PARTITIONS: i32 = 8;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Uncompressed bytes of a record batch at most: with these, 10 million events come in some 21,000 batches.
 const BATCH_BYTES: &str = "110000";
+
+/// What a topic is filled with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fill<'a> {
+    /// Its name.
+    pub(crate) topic: &'a str,
+    /// How many it has.
+    pub(crate) partitions: i32,
+    /// What is written.
+    pub(crate) stream: Records,
+    /// How many of it.
+    pub(crate) records: u64,
+    /// How batches are compressed.
+    pub(crate) compression: Compression,
+}
 
 /// A written row: all seven columns are there.
 #[derive(Debug, Deserialize)]
@@ -44,6 +55,28 @@ struct Row<'a> {
     event_type: &'a str,
     event_time: IgnoredAny,
     ip_address: &'a str,
+}
+
+/// A written row: an ad and when.
+#[derive(Debug, Deserialize)]
+struct TimedRow<'a> {
+    ad_id: &'a str,
+    event_time: &'a str,
+}
+
+/// Takes `time` for the latest, a text as the sinks write it.
+///
+/// # Errors
+/// Where it goes back.
+fn go_on(latest: &mut String, time: &str) -> Result<()> {
+    // Without the zone, whole seconds are the beginning of those with milliseconds.
+    let time = time.trim_end_matches('Z');
+    if time < latest.as_str() {
+        bail!("{time} comes after {latest}");
+    }
+    latest.clear();
+    latest.push_str(time);
+    Ok(())
 }
 
 /// The broker as the bench uses it.
@@ -127,7 +160,8 @@ impl Topics {
     ///
     /// # Errors
     /// Where it isn't there or is empty.
-    pub(crate) fn loaded(&self, topic: &str) -> Result<u64> {
+    pub(crate) fn loaded(&self, data: Data) -> Result<u64> {
+        let topic = data.topic();
         match self.records(topic)? {
             Some(records) if records > 0 => Ok(records),
             _ => bail!(
@@ -183,22 +217,22 @@ impl Topics {
         Ok(())
     }
 
-    /// Makes `topic` hold the first `records` of a stream, unless it holds that many already. True where it wrote.
+    /// Makes a topic hold the first records of a stream, unless it holds that many already. True where it wrote.
     ///
     /// # Errors
     /// The broker's.
-    pub(crate) fn fill(
-        &self,
-        topic: &str,
-        stream: Records,
-        records: u64,
-        compression: Compression,
-        progress: impl FnMut(u64),
-    ) -> Result<bool> {
-        if self.partitions(topic)?.len() == PARTITIONS as usize && self.records(topic)? == Some(records) {
+    pub(crate) fn fill(&self, fill: Fill<'_>, progress: impl FnMut(u64)) -> Result<bool> {
+        let Fill {
+            topic,
+            partitions,
+            stream,
+            records,
+            compression,
+        } = fill;
+        if self.partitions(topic)?.len() == partitions as usize && self.records(topic)? == Some(records) {
             return Ok(false);
         }
-        self.make(topic, PARTITIONS)?;
+        self.make(topic, partitions)?;
         let mut options = FeedOptions {
             compression,
             ..FeedOptions::default()
@@ -206,7 +240,7 @@ impl Topics {
         options
             .properties
             .insert("batch.size".to_owned(), BATCH_BYTES.to_owned());
-        feed(&self.brokers, topic, PARTITIONS, stream, 0..records, &options, progress)
+        feed(&self.brokers, topic, partitions, stream, 0..records, &options, progress)
             .map_err(|error| anyhow!(error.chain()))?;
         match self.records(topic)? {
             Some(found) if found == records => Ok(true),
@@ -214,11 +248,11 @@ impl Topics {
         }
     }
 
-    /// Reads all committed records of a topic whose keys are ads' ids. Their times are not summed.
+    /// Calls `take` with each committed record of a topic, those of a partition in their order.
     ///
     /// # Errors
-    /// The broker's; a key that is not the ad's, a value without all seven columns.
-    pub(crate) fn read_committed(&self, topic: &str) -> Result<Sums> {
+    /// The broker's, and those of `take`, with the place of the record.
+    fn each_committed(&self, topic: &str, mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>) -> Result<()> {
         let partitions = self.partitions(topic)?;
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
@@ -226,36 +260,51 @@ impl Topics {
         }
         self.consumer.assign(&list)?;
         let mut at_end = 0;
-        let mut sums = Sums::default();
         while at_end < partitions.len() {
             match self.consumer.poll(TIMEOUT) {
                 None => bail!("nothing came from {topic} for {TIMEOUT:?}"),
                 Some(Err(KafkaError::PartitionEOF(_))) => at_end += 1,
                 Some(Err(error)) => return Err(error).with_context(|| format!("read {topic}")),
-                Some(Ok(message)) => {
-                    let ad = std::str::from_utf8(message.key().unwrap_or_default())?;
-                    let value = message.payload().unwrap_or_default();
-                    let row: Row<'_> = serde_json::from_slice(value).with_context(|| {
-                        format!(
-                            "wrong: value of {topic}/{} offset {}",
-                            message.partition(),
-                            message.offset()
-                        )
-                    })?;
-                    if row.ad_id != ad {
-                        bail!("wrong: a record about {} has the key {ad}", row.ad_id);
-                    }
-                    sums.records += 1;
-                    match sums.by_ad.get_mut(ad) {
-                        Some(count) => *count += 1,
-                        None => {
-                            sums.by_ad.insert(ad.to_owned(), 1);
-                        }
-                    }
-                }
+                Some(Ok(message)) => take(&message)
+                    .with_context(|| format!("wrong: {topic}/{} offset {}", message.partition(), message.offset()))?,
             }
         }
         self.consumer.unassign()?;
+        Ok(())
+    }
+
+    /// Reads all committed records of a topic whose keys are ads' ids. Their times are not summed.
+    ///
+    /// # Errors
+    /// The broker's; a key that is not the ad's, a value without all seven columns.
+    pub(crate) fn read_committed(&self, topic: &str) -> Result<Sums> {
+        let mut sums = Sums::default();
+        self.each_committed(topic, |message| {
+            let ad = std::str::from_utf8(message.key().unwrap_or_default())?;
+            let row: Row<'_> = serde_json::from_slice(message.payload().unwrap_or_default())?;
+            if row.ad_id != ad {
+                bail!("a record about {} has the key {ad}", row.ad_id);
+            }
+            sums.count(ad);
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+
+    /// Reads all committed records of a topic, rows of an ad's id and an event time, whose times must not go back within a
+    /// partition. They are not summed.
+    ///
+    /// # Errors
+    /// The broker's; a value that is no such row; a time that goes back.
+    pub(crate) fn read_in_order(&self, topic: &str) -> Result<Sums> {
+        let mut sums = Sums::default();
+        let mut latest: BTreeMap<i32, String> = BTreeMap::new();
+        self.each_committed(topic, |message| {
+            let row: TimedRow<'_> = serde_json::from_slice(message.payload().unwrap_or_default())?;
+            go_on(latest.entry(message.partition()).or_default(), row.event_time)?;
+            sums.count(row.ad_id);
+            Ok(())
+        })?;
         Ok(sums)
     }
 
@@ -303,5 +352,28 @@ impl Topics {
             .flush(TIMEOUT)
             .with_context(|| format!("wait until {topic} holds every record"))?;
         Ok(u64::from(sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_may_stand_still_but_not_go_back() {
+        let mut latest = String::new();
+        for time in [
+            "2024-01-01T00:00:00.998Z",
+            "2024-01-01T00:00:01Z",
+            "2024-01-01T00:00:01Z",
+            "2024-01-01T00:00:01.001Z",
+            "2024-01-01T00:00:02Z",
+        ] {
+            go_on(&mut latest, time).unwrap();
+        }
+        for time in ["2024-01-01T00:00:01.999Z", "2024-01-01T00:00:01Z"] {
+            let error = go_on(&mut latest, time).unwrap_err().to_string();
+            assert!(error.ends_with("comes after 2024-01-01T00:00:02"), "{error}");
+        }
     }
 }

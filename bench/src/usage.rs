@@ -65,6 +65,18 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
+    self::clock(clock)
+}
+
+/// CPU time, user and system, that the calling thread has used so far.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn thread_cpu_time() -> io::Result<Duration> {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live place of the right type.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
@@ -113,6 +125,26 @@ mod tests {
         black_box(sum);
         let after = cpu_time(std::process::id()).unwrap();
         assert!(after - before >= Duration::from_millis(5), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_thread_is_not_charged_with_the_work_of_another() {
+        let work = || {
+            let before = thread_cpu_time().unwrap();
+            let mut sum = 0_u64;
+            for n in 0..50_000_000_u64 {
+                sum = sum.wrapping_add(black_box(n));
+            }
+            black_box(sum);
+            thread_cpu_time().unwrap() - before
+        };
+        let before = thread_cpu_time().unwrap();
+        let theirs = std::thread::spawn(work).join().unwrap();
+        let own = thread_cpu_time().unwrap() - before;
+        assert!(
+            theirs >= Duration::from_millis(5) && own < theirs / 2,
+            "{own:?} {theirs:?}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Bench;
+use crate::data::Data;
 use crate::expected::Sums;
 use crate::pipeline::{Pipeline, SourceFormat, Text};
 use crate::report::Run;
@@ -21,8 +22,9 @@ pub(super) fn to_kafka(bench: &Bench) -> Result<Run> {
     let text = Text {
         interval: Duration::from_secs(1),
         brokers,
-        topic: topics::EVENTS,
+        topic: Data::Events.topic(),
         format: SourceFormat::Json,
+        properties: &[],
         sql: "SELECT * FROM events",
         sink: &sink,
     };

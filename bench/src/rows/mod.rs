@@ -1,10 +1,13 @@
 //! The rows of the table of targets, each a workload with its check.
 
+mod compressed;
 mod kafka;
+mod lag;
 mod postgres;
 mod small_batch;
 mod standing;
 mod throughput;
+mod tls;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -14,11 +17,12 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tempfile::TempDir;
 
+use crate::data::Data;
 use crate::expected::Expected;
 use crate::pipeline::Pipeline;
 use crate::process::{Finished, Process};
 use crate::report::Run;
-use crate::topics::{self, Topics};
+use crate::topics::Topics;
 
 /// A run that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -30,6 +34,10 @@ pub(crate) enum Row {
     Count,
     /// 100 random bytes each, counted and measured
     CountRaw,
+    /// Ad events compressed with zstd, counted and measured; beside the plain decompressor
+    CountZstd,
+    /// The same with gzip
+    CountGzip,
     /// JSON, views only, counted per ad
     JsonCount,
     /// The same events in Avro, views only, counted per ad
@@ -48,6 +56,13 @@ pub(crate) enum Row {
     Start,
     /// 100 empty partitions at 1 s
     Idle,
+    /// 1,000 empty partitions at 1 s, over three brokers of its own
+    #[value(name = "idle-1000")]
+    Idle1000,
+    /// Lag in two partitions, JSON, views counted per ad: on one core, then on two
+    Lag,
+    /// Ad events as bytes from a broker of its own: without TLS, then with it
+    Tls,
 }
 
 /// What rows share.
@@ -59,11 +74,14 @@ pub(crate) struct Bench {
     folder: TempDir,
     /// The broker.
     pub(crate) topics: Topics,
+    /// Its process, where it is known.
+    broker_pid: Option<u32>,
     /// The database's URL, where there is one.
     pub(crate) postgres: Option<String>,
     /// How long rows that stand at an interval are measured.
     pub(crate) window: Duration,
     expected: OnceCell<Expected>,
+    expected_lag: OnceCell<Expected>,
 }
 
 impl Row {
@@ -75,6 +93,8 @@ impl Row {
         match self {
             Self::Count => throughput::count(bench).map(|run| vec![run]),
             Self::CountRaw => throughput::count_raw(bench).map(|run| vec![run]),
+            Self::CountZstd => compressed::zstd(bench).map(|run| vec![run]),
+            Self::CountGzip => compressed::gzip(bench).map(|run| vec![run]),
             Self::JsonCount => throughput::json_count(bench).map(|run| vec![run]),
             Self::AvroCount => throughput::avro_count(bench).map(|run| vec![run]),
             Self::Parquet => throughput::parquet(bench).map(|run| vec![run]),
@@ -84,6 +104,9 @@ impl Row {
             Self::SmallBatch => [20, 5].into_iter().map(|ms| small_batch::at(bench, ms)).collect(),
             Self::Start => standing::start(bench).map(|run| vec![run]),
             Self::Idle => standing::idle(bench).map(|run| vec![run]),
+            Self::Idle1000 => standing::idle_1000(bench).map(|run| vec![run]),
+            Self::Lag => lag::one_core_and_two(bench),
+            Self::Tls => tls::without_and_with(bench).map(|run| vec![run]),
         }
     }
 }
@@ -94,6 +117,7 @@ impl Bench {
         binary: PathBuf,
         folder: TempDir,
         topics: Topics,
+        broker_pid: Option<u32>,
         postgres: Option<String>,
         window: Duration,
     ) -> Self {
@@ -101,29 +125,44 @@ impl Bench {
             binary,
             folder,
             topics,
+            broker_pid,
             postgres,
             window,
             expected: OnceCell::new(),
+            expected_lag: OnceCell::new(),
         }
     }
 
     /// How many ad events are loaded, and what they come to.
     fn events(&self) -> Result<(u64, &Expected)> {
-        let records = self.topics.loaded(topics::EVENTS)?;
+        let records = self.topics.loaded(Data::Events)?;
         Ok((records, self.expected.get_or_init(|| Expected::of(records))))
     }
 
-    /// The same of the topic of Avro, which holds as many.
-    fn avro_events(&self) -> Result<(u64, &Expected)> {
-        let found = self.topics.loaded(topics::AVRO_EVENTS)?;
+    /// The same of another topic of ad events, which holds as many.
+    fn events_in(&self, data: Data) -> Result<(u64, &Expected)> {
+        let found = self.topics.loaded(data)?;
         let (records, expected) = self.events()?;
         anyhow::ensure!(
             found == records,
             "topic {} holds {found} records and {} {records}; fill both: tidemill-bench load",
-            topics::AVRO_EVENTS,
-            topics::EVENTS
+            data.topic(),
+            Data::Events.topic()
         );
         Ok((records, expected))
+    }
+
+    /// The same of the topic that is lagged behind, which holds as many as it was filled with.
+    fn lag(&self) -> Result<(u64, &Expected)> {
+        let records = self.topics.loaded(Data::Lag)?;
+        Ok((records, self.expected_lag.get_or_init(|| Expected::of(records))))
+    }
+
+    fn broker_pid(&self) -> Result<u32> {
+        self.broker_pid.context(
+            "the broker's process is unknown: set TIDEMILL_TEST_KAFKA and TIDEMILL_TEST_KAFKA_PID \
+             (eval \"$(scripts/servers start)\") and give no --kafka",
+        )
     }
 
     fn postgres(&self) -> Result<&str> {
@@ -134,11 +173,17 @@ impl Bench {
 
     /// Starts the pipeline and leaves it running.
     fn start(&self, pipeline: &Pipeline) -> Result<Process> {
-        Process::start(&self.binary, &pipeline.file(), &[], &[], LIMIT)
+        Process::start(&self.binary, &pipeline.file(), &[], &[], None, LIMIT)
+    }
+
+    /// Starts the pipeline over all that is there, on these cores where any are named.
+    fn catch_up(&self, pipeline: &Pipeline, env: &[(&str, &str)], cores: Option<&str>) -> Result<Process> {
+        let args = ["--until-caught-up"];
+        Process::start(&self.binary, &pipeline.file(), &args, env, cores, LIMIT)
     }
 
     /// Runs the pipeline over all that is there.
     fn run(&self, pipeline: &Pipeline, env: &[(&str, &str)]) -> Result<Finished> {
-        Process::start(&self.binary, &pipeline.file(), &["--until-caught-up"], env, LIMIT)?.wait()
+        self.catch_up(pipeline, env, None)?.wait()
     }
 }

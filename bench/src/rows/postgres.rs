@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Bench;
+use crate::data::Data;
 use crate::database::Database;
 use crate::pipeline::{Pipeline, SourceFormat, Text};
 use crate::report::{Run, per_second, rounded};
-use crate::topics;
 
 /// Rows of a transaction where no run of ours sets the size: about a batch of 256 MiB.
 const TRANSACTION_ROWS: u64 = 1_250_000;
@@ -18,8 +18,9 @@ pub(super) fn beside_copy(bench: &Bench) -> Result<Vec<Run>> {
     let text = Text {
         interval: Duration::from_secs(1),
         brokers: bench.topics.brokers(),
-        topic: topics::EVENTS,
+        topic: Data::Events.topic(),
         format: SourceFormat::Json,
+        properties: &[],
         sql: "SELECT * FROM events",
         sink: "kind = \"postgres\"\nurl = \"${BENCH_DATABASE_URL}\"\ntable = \"ad_events\"\ncreate_table = true",
     };

@@ -27,6 +27,7 @@ pub(super) fn at(bench: &Bench, interval_ms: u64) -> Result<Run> {
         brokers: bench.topics.brokers(),
         topic: TOPIC,
         format: SourceFormat::Json,
+        properties: &[],
         sql: "SELECT * FROM events",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     };

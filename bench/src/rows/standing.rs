@@ -9,9 +9,11 @@ use tidemill_kafka::embedded::feed::Records;
 use super::Bench;
 use crate::expected::{self, Expected, Sums};
 use crate::files;
+use crate::own_server::OwnServer;
 use crate::pace;
 use crate::pipeline::{Pipeline, SourceFormat, Text};
 use crate::report::{Run, rounded};
+use crate::topics::{self, Fill, Topics};
 
 const START: &str = "bench-start";
 const START_RECORDS: u64 = 1_000;
@@ -24,11 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const VIEWS: &str = "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id";
 
 pub(super) fn start(bench: &Bench) -> Result<Run> {
-    let stream = Records::AdEvents(expected::ad_events());
-    bench
-        .topics
-        .fill(START, stream, START_RECORDS, Compression::Lz4, |_| ())?;
-    let pipeline = Pipeline::write(bench.folder.path(), "start", &text(bench, START))?;
+    let fill = Fill {
+        topic: START,
+        partitions: topics::PARTITIONS,
+        stream: Records::AdEvents(expected::ad_events()),
+        records: START_RECORDS,
+        compression: Compression::Lz4,
+    };
+    bench.topics.fill(fill, |_| ())?;
+    let text = text(bench.topics.brokers(), START);
+    let pipeline = Pipeline::write(bench.folder.path(), "start", &text)?;
     let manifest = files::manifest(&pipeline.out(), 1);
     let process = bench.start(&pipeline)?;
     while !manifest.exists() {
@@ -57,8 +64,21 @@ pub(super) fn start(bench: &Bench) -> Result<Run> {
 }
 
 pub(super) fn idle(bench: &Bench) -> Result<Run> {
-    bench.topics.make(IDLE, IDLE_PARTITIONS)?;
-    let pipeline = Pipeline::write(bench.folder.path(), "idle", &text(bench, IDLE))?;
+    let run = idle_at(bench, "idle", &bench.topics, IDLE_PARTITIONS)?;
+    bench.topics.remove(IDLE)?;
+    Ok(run)
+}
+
+pub(super) fn idle_1000(bench: &Bench) -> Result<Run> {
+    let cluster = OwnServer::start("cluster")?;
+    let topics = Topics::connect(cluster.brokers()?)?;
+    idle_at(bench, "idle-1000", &topics, 1_000)
+}
+
+fn idle_at(bench: &Bench, name: &str, topics: &Topics, partitions: i32) -> Result<Run> {
+    topics.make(IDLE, partitions)?;
+    let text = text(topics.brokers(), IDLE);
+    let pipeline = Pipeline::write(bench.folder.path(), name, &text)?;
     let process = bench.start(&pipeline)?;
     process.wait_for_log("it has started", PATIENCE, |log| {
         log.iter().any(|line| line.value["message"] == "started")
@@ -69,10 +89,9 @@ pub(super) fn idle(bench: &Bench) -> Result<Run> {
     let (time, used) = (begun.elapsed(), process.cpu_time()?.saturating_sub(before));
     let finished = process.stop()?;
     finished.read_exactly(0)?;
-    bench.topics.remove(IDLE)?;
-    Ok(Run::new("idle")
+    Ok(Run::new(name)
         .with_process(&finished)
-        .with("partitions", IDLE_PARTITIONS)
+        .with("partitions", partitions)
         .with("measured_s", rounded(time.as_secs_f64(), 3))
         .with("measured_cpu_s", rounded(used.as_secs_f64(), 6))
         .with(
@@ -81,12 +100,13 @@ pub(super) fn idle(bench: &Bench) -> Result<Run> {
         ))
 }
 
-fn text<'a>(bench: &'a Bench, topic: &'a str) -> Text<'a> {
+fn text<'a>(brokers: &'a str, topic: &'a str) -> Text<'a> {
     Text {
         interval: Duration::from_secs(1),
-        brokers: bench.topics.brokers(),
+        brokers,
         topic,
         format: SourceFormat::Json,
+        properties: &[],
         sql: VIEWS,
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     }

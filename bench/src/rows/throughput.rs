@@ -5,30 +5,57 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Bench;
+use crate::data::Data;
 use crate::expected::{Expected, Sums};
 use crate::files;
 use crate::pipeline::{Pipeline, SourceFormat, Text};
+use crate::process::Finished;
 use crate::report::Run;
-use crate::topics;
 
 const COUNT: &str = "SELECT count(*) AS n, sum(octet_length(value)) AS bytes FROM events";
 
+/// Where a count reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) brokers: &'a str,
+    pub(super) topic: &'a str,
+    /// Of the source's client.
+    pub(super) properties: &'a [(&'a str, String)],
+}
+
+impl<'a> Place<'a> {
+    /// A topic that `load` filled.
+    pub(super) fn loaded(bench: &'a Bench, data: Data) -> Self {
+        Self {
+            brokers: bench.topics.brokers(),
+            topic: data.topic(),
+            properties: &[],
+        }
+    }
+}
+
 pub(super) fn count(bench: &Bench) -> Result<Run> {
     let (records, expected) = bench.events()?;
-    counted(bench, "count", topics::EVENTS, records, expected.value_bytes)
+    let place = Place::loaded(bench, Data::Events);
+    let finished = counted(bench, "count", place, records, expected.value_bytes)?;
+    Ok(Run::new("count").with_throughput(records, &finished))
 }
 
 pub(super) fn count_raw(bench: &Bench) -> Result<Run> {
-    let records = bench.topics.loaded(topics::RAW)?;
-    counted(bench, "count-raw", topics::RAW, records, records * 100)
+    let records = bench.topics.loaded(Data::Raw)?;
+    let place = Place::loaded(bench, Data::Raw);
+    let finished = counted(bench, "count-raw", place, records, records * 100)?;
+    Ok(Run::new("count-raw").with_throughput(records, &finished))
 }
 
-fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> Result<Run> {
+/// Counts the records and bytes of a topic, which must be these.
+pub(super) fn counted(bench: &Bench, name: &str, place: Place<'_>, records: u64, bytes: u64) -> Result<Finished> {
     let text = Text {
         interval: Duration::from_secs(1),
-        brokers: bench.topics.brokers(),
-        topic,
+        brokers: place.brokers,
+        topic: place.topic,
         format: SourceFormat::Raw,
+        properties: place.properties,
         sql: COUNT,
         sink: "kind = \"console\"",
     };
@@ -41,35 +68,36 @@ fn counted(bench: &Bench, name: &str, topic: &str, records: u64, bytes: u64) -> 
             finished.stdout
         );
     }
-    Ok(Run::new(name).with_throughput(records, &finished))
+    Ok(finished)
 }
 
 pub(super) fn json_count(bench: &Bench) -> Result<Run> {
-    views_per_ad(bench, "json-count", topics::EVENTS, SourceFormat::Json, bench.events()?)
+    views_per_ad(bench, "json-count", Data::Events, SourceFormat::Json, bench.events()?)
 }
 
 pub(super) fn avro_count(bench: &Bench) -> Result<Run> {
     views_per_ad(
         bench,
         "avro-count",
-        topics::AVRO_EVENTS,
+        Data::Avro,
         SourceFormat::Avro,
-        bench.avro_events()?,
+        bench.events_in(Data::Avro)?,
     )
 }
 
 fn views_per_ad(
     bench: &Bench,
     name: &str,
-    topic: &str,
+    data: Data,
     format: SourceFormat,
     (records, expected): (u64, &Expected),
 ) -> Result<Run> {
     let text = Text {
         interval: Duration::from_secs(1),
         brokers: bench.topics.brokers(),
-        topic,
+        topic: data.topic(),
         format,
+        properties: &[],
         sql: "SELECT ad_id, count(*) AS views FROM events WHERE event_type = 'view' GROUP BY ad_id",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"json\"",
     };
@@ -90,8 +118,9 @@ pub(super) fn parquet(bench: &Bench) -> Result<Run> {
     let text = Text {
         interval: Duration::from_secs(1),
         brokers: bench.topics.brokers(),
-        topic: topics::EVENTS,
+        topic: Data::Events.topic(),
         format: SourceFormat::Json,
+        properties: &[],
         sql: "SELECT * FROM events WHERE event_type = 'view'",
         sink: "kind = \"file\"\npath = \"out\"\nformat = \"parquet\"\ncompression = \"snappy\"",
     };
