@@ -2,6 +2,7 @@
 //!
 //! - [`servers`]: where Kafka, PostgreSQL and the binary are; all of them must be there, nothing is skipped
 //! - [`own_server`]: a server of one test's own, to be killed and started again
+//! - [`token_endpoint`]: an OpenID provider for the brokers' clients
 //! - [`lossy_proxy`]: a way to the database that loses the answer to a COMMIT
 //! - [`small_disk`]: a file system to be filled up
 //! - [`java`]: the programs of `tests/java`, which share no code with Tidemill
@@ -28,3 +29,4 @@ pub mod s3;
 pub mod servers;
 pub mod small_disk;
 pub mod target;
+pub mod token_endpoint;

@@ -13,6 +13,7 @@ mod murmur2;
 pub mod security;
 pub mod sink;
 mod source;
+mod token_endpoint;
 mod wire;
 
 pub use compression::Compression;

@@ -13,6 +13,7 @@ use tidemill_tests::own_server::SecureKafka;
 use tidemill_tests::pipeline::Pipeline;
 use tidemill_tests::records::{Record, produce_at};
 use tidemill_tests::servers;
+use tidemill_tests::token_endpoint::TokenEndpoint;
 
 use crate::sheet::{files, head, rows, sink};
 
@@ -103,6 +104,18 @@ fn user<'a>(mechanism: &'a str, password: &'a str) -> [(&'static str, &'a str); 
     ]
 }
 
+/// A client that gets its tokens from there.
+fn client<'a>(url: &'a str, secret: &'a str) -> [(&'static str, &'a str); 6] {
+    [
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.oauthbearer.method", "oidc"),
+        ("sasl.oauthbearer.token.endpoint.url", url),
+        ("sasl.oauthbearer.client.id", "reader"),
+        ("sasl.oauthbearer.client.secret", secret),
+        ("sasl.oauthbearer.scope", "kafka"),
+    ]
+}
+
 /// Copies a topic that holds all numbers to files, and counts.
 fn reads_through(login: &Login, topic: &str) {
     let target = files();
@@ -115,6 +128,20 @@ fn reads_through(login: &Login, topic: &str) {
         .collect();
     seen.sort_unstable();
     assert_eq!(seen, (0..RECORDS).collect::<Vec<_>>());
+}
+
+/// Copies one topic to another.
+fn writes_through(login: &Login, from: &str, to: &str) {
+    let text = head("written")
+        + &login.source(from)
+        + &format!(
+            "[sinks.out]\nkind = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{to}\"\nsql = \"SELECT n FROM events\"\n{}",
+            login.brokers, login.properties
+        );
+    let pipeline = Pipeline::write(&text).unwrap();
+    let checked = pipeline.ask(&["check"]).unwrap();
+    assert_eq!(checked.code(), Some(0), "{}", checked.log_tail());
+    pipeline.run_to_end(&[], LIMIT).unwrap();
 }
 
 /// Expects a start to be refused for this reason, and the password to stay out of what is said.
@@ -182,6 +209,87 @@ fn a_token_lets_us_in() {
 }
 
 #[test]
+fn a_token_of_an_endpoint_lets_us_in_one_for_all_connections() {
+    let (kafka, records) = secure();
+    let endpoint = TokenEndpoint::start(3600).unwrap();
+    let login = Login::plain(&client(&endpoint.url(), "hunter2"));
+    reads_through(&login, records);
+    assert_eq!(endpoint.granted(), 1);
+    let out = topic(kafka);
+    writes_through(&login, records, &out);
+    // The check and the run: one for the source, one for the sink.
+    assert_eq!(endpoint.granted(), 1 + 4);
+    reads_through(&login, &out);
+    let endpoint = TokenEndpoint::start_tls(3600, &kafka.pem("broker.pem"), &kafka.pem("broker.key")).unwrap();
+    let url = endpoint.url();
+    reads_through(&Login::tls(&client(&url, "hunter2")), records);
+    // The CA is for the endpoint alone where the connection to the broker is not encrypted.
+    let ca = kafka.pem("ca.pem");
+    let of_endpoint = [&client(&url, "hunter2")[..], &[("ssl.ca.location", &ca)]].concat();
+    reads_through(&Login::plain(&of_endpoint), records);
+    assert_eq!(endpoint.granted(), 2);
+}
+
+#[test]
+fn who_gets_no_token_is_told_why() {
+    let (kafka, _) = secure();
+    let mut endpoint = TokenEndpoint::start(3600).unwrap();
+    let url = endpoint.url();
+    let login = Login::plain(&client(&url, "wrong-secret"));
+    refused(
+        &login,
+        &format!(
+            "token endpoint {url}: it answers 401 Unauthorized (invalid_client: who is that?); check sasl.oauthbearer"
+        ),
+    );
+    endpoint.end().unwrap();
+    refused(&login, &format!("token endpoint {url}: Connection refused"));
+    let endpoint = TokenEndpoint::start_tls(3600, &kafka.pem("broker.pem"), &kafka.pem("broker.key")).unwrap();
+    let stranger = kafka.pem("stranger.pem");
+    let url = endpoint.url();
+    let of_stranger = [&client(&url, "wrong-secret")[..], &[("ssl.ca.location", &stranger)]].concat();
+    refused(
+        &Login::plain(&of_stranger),
+        "UnknownIssuer; give the CA that signed it as ssl.ca.location",
+    );
+    assert_eq!(endpoint.granted(), 0);
+}
+
+#[test]
+fn a_pipeline_goes_on_after_its_token_has_ended_and_its_endpoint_was_away() {
+    let (kafka, _) = secure();
+    let (topic, target) = (topic(kafka), files());
+    let mut endpoint = TokenEndpoint::start(2).unwrap();
+    let url = endpoint.url();
+    let login = Login::plain(&client(&url, "hunter2"));
+    let text = head("tokens") + &login.source(&topic) + &sink("out", "SELECT n FROM events", &target);
+    let pipeline = Pipeline::write(&text).unwrap();
+    let run = pipeline.start(&[], &[]).unwrap();
+    let mut batch = 0;
+    let mut goes_on = || {
+        batch += 1;
+        produce_at(kafka.address(), &topic, &numbers(0..1)).unwrap();
+        let has_run = run.wait_for_log(&format!("batch={batch} "), LIMIT).unwrap();
+        assert!(has_run, "{}", run.log());
+    };
+    // Longer than a token holds.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        goes_on();
+    }
+    assert!(!run.log().contains("WARN"), "{}", run.log());
+    assert!(endpoint.granted() >= 3, "{} tokens in 5 s", endpoint.granted());
+    endpoint.end().unwrap();
+    let away = format!("token endpoint {url}: Connection refused");
+    assert!(run.wait_for_log(&away, LIMIT).unwrap(), "{}", run.log());
+    endpoint.again(2).unwrap();
+    goes_on();
+    run.signal(Signal::TERM);
+    let ended = run.wait(LIMIT).unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", ended.log_tail());
+}
+
+#[test]
 fn a_pipeline_goes_on_where_the_broker_wants_to_hear_again_who_we_are() {
     let (kafka, _) = secure();
     let (topic, target) = (topic(kafka), files());
@@ -209,19 +317,10 @@ fn a_pipeline_goes_on_where_the_broker_wants_to_hear_again_who_we_are() {
 
 #[test]
 fn a_topic_is_written_over_sasl_and_tls() {
-    let (kafka, topic_in) = secure();
+    let (kafka, records) = secure();
     let out = topic(kafka);
     let login = Login::tls(&user("SCRAM-SHA-512", "hunter2"));
-    let text = head("written")
-        + &login.source(topic_in)
-        + &format!(
-            "[sinks.out]\nkind = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{out}\"\nsql = \"SELECT n FROM events\"\n{}",
-            login.brokers, login.properties
-        );
-    let pipeline = Pipeline::write(&text).unwrap();
-    let checked = pipeline.ask(&["check"]).unwrap();
-    assert_eq!(checked.code(), Some(0), "{}", checked.log_tail());
-    pipeline.run_to_end(&[], LIMIT).unwrap();
+    writes_through(&login, records, &out);
     reads_through(&login, &out);
 }
 

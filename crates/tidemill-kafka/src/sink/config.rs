@@ -1,20 +1,15 @@
-//! What a Kafka sink is told, and the clients made from it.
+//! What a Kafka sink is told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_engine::error::{Error, Kind, Result};
 
 use crate::Compression;
-use crate::config::{Isolation, KafkaConfig};
 use crate::security::{Security, is_security};
-use crate::wire::cluster::Cluster;
 
 /// The longest transaction asked for (X25); also the default maximum of brokers.
 pub(super) const TRANSACTION_TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long one request may take; what takes longer has no outcome until the ledger is read.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Well below what topics take by default (`max.message.bytes`, 1 MiB), whatever the compression comes to.
 const BATCH_BYTES_MAX: usize = 512 << 10;
 
@@ -135,7 +130,8 @@ impl KafkaSinkConfig {
         self.properties.get(property).and_then(|text| text.parse().ok())
     }
 
-    fn milliseconds(&self, property: &str) -> Option<Duration> {
+    /// A time that the properties give.
+    pub(super) fn milliseconds(&self, property: &str) -> Option<Duration> {
         self.number(property).map(|number| Duration::from_millis(number.into()))
     }
 
@@ -143,35 +139,6 @@ impl KafkaSinkConfig {
     pub(super) fn batch_bytes_max(&self) -> usize {
         self.number("batch.size")
             .map_or(BATCH_BYTES_MAX, |bytes| bytes as usize)
-    }
-
-    /// A client of the sink's cluster that knows these topics.
-    pub(super) fn cluster<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Cluster {
-        self.cluster_reading(topics, Isolation::default())
-    }
-
-    /// The same, for reading with this isolation.
-    pub(super) fn cluster_reading<'a>(
-        &self,
-        topics: impl IntoIterator<Item = &'a str>,
-        isolation: Isolation,
-    ) -> Cluster {
-        let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
-        let mut config = KafkaConfig::new(&self.brokers, topics);
-        config.isolation = isolation;
-        // What can't be honoured was refused by `check_properties`.
-        config.security = Security::of(&self.properties).unwrap_or_default();
-        let timeout = self.milliseconds("socket.timeout.ms");
-        config.request_timeout = timeout
-            .or_else(|| self.milliseconds("request.timeout.ms"))
-            .unwrap_or(REQUEST_TIMEOUT);
-        if let Some(timeout) = self.milliseconds("socket.connection.setup.timeout.ms") {
-            config.connect_timeout = timeout;
-        }
-        if let Some(name) = self.properties.get("client.id") {
-            config.client_id.clone_from(name);
-        }
-        Cluster::new(Arc::new(config))
     }
 }
 

@@ -10,7 +10,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::source::{PartitionEnds, RawColumns, RawRows, Source};
 use tokio::time::sleep;
 
-use super::config::KafkaSinkConfig;
+use super::clients::Clients;
 use crate::config::Isolation;
 use crate::source::KafkaSource;
 use crate::wire::admin::{Resource, create_topic, setting};
@@ -58,7 +58,7 @@ pub(super) enum Until {
 pub(super) struct Ledger<'a> {
     pub(super) sink: &'a str,
     pub(super) topic: &'a str,
-    pub(super) config: &'a KafkaSinkConfig,
+    pub(super) clients: &'a Clients,
 }
 
 impl Ledger<'_> {
@@ -69,7 +69,7 @@ impl Ledger<'_> {
 
     /// The sink's newest record; nothing where the topic is missing.
     pub(super) async fn read(&self, until: Until) -> Result<LedgerRead> {
-        let cluster = self.config.cluster([self.topic]);
+        let cluster = self.clients.cluster([self.topic]);
         let Some(partitions) = partition_count(&cluster, self.topic)
             .await
             .map_err(|error| self.named("looking for its ledger topic", error))?
@@ -88,7 +88,7 @@ impl Ledger<'_> {
     /// The application behind records that nothing has settled yet: one that has only begun, or whose first commit was
     /// answered before its marker was written. It may be foreign, and must then not be fenced (X8).
     async fn undecided_owner(&self) -> Result<Option<String>> {
-        let source = |isolation| KafkaSource::over(self.config.cluster_reading([self.topic], isolation));
+        let source = |isolation| KafkaSource::over(self.clients.cluster_reading([self.topic], isolation));
         let settled = self.ends(&source(Isolation::ReadCommitted)).await?.end;
         let everything = source(Isolation::ReadUncommitted);
         let ends = self.ends(&everything).await?;
@@ -203,7 +203,7 @@ impl Ledger<'_> {
 
     /// Makes the topic where it is missing, then checks that it has one partition and is compacted.
     pub(super) async fn ensure(&self) -> Result<()> {
-        let cluster = self.config.cluster([self.topic]);
+        let cluster = self.clients.cluster([self.topic]);
         let partitions = match partition_count(&cluster, self.topic).await {
             Ok(Some(partitions)) => partitions,
             Ok(None) => {

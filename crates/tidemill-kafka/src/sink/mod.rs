@@ -13,6 +13,7 @@
 //! producer's task.
 
 mod avro;
+mod clients;
 mod config;
 mod json;
 mod ledger_topic;
@@ -33,6 +34,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sink::{Claim, Predecessor, Sink, SinkBatch, SinkInput, SinkState};
 
 use crate::wire::admin::{Resource, setting};
+use clients::Clients;
 use config::TRANSACTION_TIMEOUT_MAX;
 use ledger_topic::{Ledger, LedgerRead, Until, ledger_topic, partition_count};
 use messages::MessageEncoder;
@@ -45,7 +47,7 @@ use writer::{BatchEnd, lanes};
 pub struct KafkaSink {
     name: String,
     app: String,
-    config: Arc<KafkaSinkConfig>,
+    clients: Clients,
     /// Known after `check`.
     input: Option<Checked>,
     claim: Option<Claim>,
@@ -75,7 +77,7 @@ impl KafkaSink {
         Self {
             name: name.into(),
             app: app.into(),
-            config: Arc::new(config),
+            clients: Clients::new(config),
             input: None,
             claim: None,
             adopts: None,
@@ -96,7 +98,7 @@ impl KafkaSink {
         let ledger = Ledger {
             sink: &self.name,
             topic: &ledger_topic(app),
-            config: &self.config,
+            clients: &self.clients,
         };
         ledger.read(until).await
     }
@@ -147,12 +149,12 @@ impl KafkaSink {
         }
         let target = Target {
             sink: self.name.clone(),
-            topic: self.config.topic.clone(),
+            topic: self.clients.config.topic.clone(),
             ledger_topic: ledger_topic(&claim.app),
             transactional_id: self.transactional_id(),
         };
-        let timeout = transaction_timeout(&self.config, self.broker_timeout);
-        self.producer = Some(Transactions::start(&self.config, target, timeout).await?);
+        let timeout = transaction_timeout(&self.clients.config, self.broker_timeout);
+        self.producer = Some(Transactions::start(&self.clients, target, timeout).await?);
         Ok(())
     }
 
@@ -176,8 +178,8 @@ impl KafkaSink {
 
     /// The output topic's partitions; the topic is never made here.
     async fn output_partitions(&self) -> Result<i32> {
-        let (sink, topic, brokers) = (&self.name, &self.config.topic, &self.config.brokers);
-        let cluster = self.config.cluster([topic.as_str()]);
+        let (sink, topic, brokers) = (&self.name, &self.clients.config.topic, &self.clients.config.brokers);
+        let cluster = self.clients.cluster([topic.as_str()]);
         let partitions = partition_count(&cluster, topic).await.map_err(|error| {
             let text = format!("sink {sink}: asking {brokers} for topic {topic}");
             Error::with_source(error.kind(), text, error)
@@ -201,13 +203,13 @@ impl KafkaSink {
         Ok(format!(
             "a batch may take {} s (the broker's transaction.max.timeout.ms: {broker}); a producer in doubt is replaced, \
              which fences what it left under way",
-            transaction_timeout(&self.config, broker_max).as_secs(),
+            transaction_timeout(&self.clients.config, broker_max).as_secs(),
         ))
     }
 
     /// The longest transaction that a broker allows, where it says.
     async fn broker_transaction_timeout(&self) -> Result<Option<Duration>> {
-        let cluster = self.config.cluster([self.config.topic.as_str()]);
+        let cluster = self.clients.cluster([self.clients.config.topic.as_str()]);
         let ask = || async {
             let metadata = cluster.metadata(cluster.config().metadata_age_max).await?;
             match metadata.brokers.keys().next() {
@@ -234,7 +236,7 @@ impl Sink for KafkaSink {
         SinkIdentity {
             name: self.name.clone(),
             kind: "kafka".to_owned(),
-            target: format!("{}/{}", self.config.brokers, self.config.topic),
+            target: format!("{}/{}", self.clients.config.brokers, self.clients.config.topic),
         }
     }
 
@@ -247,10 +249,10 @@ impl Sink for KafkaSink {
     }
 
     async fn check(&mut self, input: &SinkInput) -> Result<()> {
-        self.config.check_properties(&self.name)?;
-        let encoder = MessageEncoder::new(&self.name, &self.config, &input.schema)?;
+        self.clients.config.check_properties(&self.name)?;
+        let encoder = MessageEncoder::new(&self.name, &self.clients.config, &input.schema)?;
         let rights = Rights {
-            config: &self.config,
+            clients: &self.clients,
             ledger_topic: &ledger_topic(&self.app),
             transactional_id: &self.transactional_id(),
         };
@@ -301,7 +303,7 @@ impl Sink for KafkaSink {
         let ledger = Ledger {
             sink: &self.name,
             topic: &ledger_topic(&claim.app),
-            config: &self.config,
+            clients: &self.clients,
         };
         ledger.ensure().await?;
         self.broker_timeout = self.broker_transaction_timeout().await.unwrap_or_else(|error| {
@@ -374,7 +376,7 @@ impl Sink for KafkaSink {
             producer,
             self.begun,
             encoder,
-            &self.config,
+            &self.clients.config,
             partitions,
             lanes,
         ))

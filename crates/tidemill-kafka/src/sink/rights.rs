@@ -2,7 +2,7 @@
 
 use tidemill_engine::error::{Error, Kind, Result};
 
-use super::config::KafkaSinkConfig;
+use super::clients::Clients;
 use crate::wire::allowed::{Operation, missing};
 use crate::wire::cluster::Cluster;
 use crate::wire::fault::{self, Answer, Fault};
@@ -14,7 +14,7 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// The rights of one sink.
 #[derive(Debug)]
 pub(super) struct Rights<'a> {
-    pub(super) config: &'a KafkaSinkConfig,
+    pub(super) clients: &'a Clients,
     pub(super) ledger_topic: &'a str,
     pub(super) transactional_id: &'a str,
 }
@@ -26,7 +26,9 @@ impl Rights<'_> {
     /// # Errors
     /// `Refused`, naming the right and how to grant it; `Unavailable` where no broker answers.
     pub(super) async fn check(&self) -> Result<Vec<String>> {
-        let cluster = self.config.cluster([self.config.topic.as_str(), self.ledger_topic]);
+        let cluster = self
+            .clients
+            .cluster([self.clients.config.topic.as_str(), self.ledger_topic]);
         cluster.until_answered("looking at rights", || self.ask(&cluster)).await
     }
 
@@ -39,8 +41,8 @@ impl Rights<'_> {
                 .filter(|topic| topic.code != UNKNOWN_TOPIC_OR_PARTITION)
         };
         let mut said = Vec::new();
-        if let Some(topic) = known(&self.config.topic) {
-            self.need(&self.config.topic, topic, &[Operation::Write])?;
+        if let Some(topic) = known(&self.clients.config.topic) {
+            self.need(&self.clients.config.topic, topic, &[Operation::Write])?;
         }
         match known(self.ledger_topic) {
             Some(topic) => {
@@ -58,7 +60,7 @@ impl Rights<'_> {
         match operations.iter().find(|operation| topic.allowed.lacks(**operation)) {
             None => Ok(()),
             Some(operation) => {
-                let missing = missing(*operation, &format!("--topic {name}"), &self.config.brokers);
+                let missing = missing(*operation, &format!("--topic {name}"), &self.clients.config.brokers);
                 let text = format!("topic {name}: {missing}");
                 Err(Fault::Final(Error::new(Kind::Refused, text)))
             }

@@ -59,6 +59,7 @@ impl Connection {
     /// # Errors
     /// Where it can't be reached in `wait` or does not speak Kafka.
     pub(crate) async fn open(broker: &str, config: &Arc<KafkaConfig>, wait: Duration) -> Answer<Self> {
+        sasl::prepare(&config.security, config.connect_timeout).await?;
         let opening = async {
             let stream = TcpStream::connect(broker).await.map_err(|error| lost(broker, &error))?;
             stream.set_nodelay(true).map_err(|error| lost(broker, &error))?;
@@ -109,6 +110,11 @@ impl Connection {
     /// `host:port`.
     pub(crate) fn broker(&self) -> &str {
         &self.broker
+    }
+
+    /// How long who opens connections waits for another's answer.
+    pub(super) fn wait(&self) -> Duration {
+        self.config.connect_timeout
     }
 
     /// The highest version of a request that both sides know.

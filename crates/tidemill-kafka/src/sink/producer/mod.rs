@@ -15,7 +15,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use super::config::KafkaSinkConfig;
+use super::clients::Clients;
 use super::pack::Packed;
 use task::Producer;
 
@@ -66,11 +66,11 @@ impl Transactions {
     ///
     /// # Errors
     /// `Refused` or `Unavailable`, in the broker's words.
-    pub(super) async fn start(config: &KafkaSinkConfig, target: Target, timeout: Duration) -> Result<Self> {
-        let cluster = config.cluster([target.topic.as_str(), &target.ledger_topic]);
+    pub(super) async fn start(clients: &Clients, target: Target, timeout: Duration) -> Result<Self> {
+        let cluster = clients.cluster([target.topic.as_str(), &target.ledger_topic]);
         let what = format!(
             "sink {}: taking transactional id {} at {}",
-            target.sink, target.transactional_id, config.brokers
+            target.sink, target.transactional_id, clients.config.brokers
         );
         let producer = Producer::take(cluster, target, timeout)
             .await
@@ -140,6 +140,7 @@ mod tests {
     use tidemill_core::state::StateVersions;
 
     use super::*;
+    use crate::sink::KafkaSinkConfig;
 
     fn record(batch_id: u64) -> LedgerRecord {
         let plan = BatchPlan {
@@ -184,14 +185,14 @@ mod tests {
         for topic in ["t", "tidemill-ledger-app"] {
             cluster.create_topic(topic, 1, 1).unwrap();
         }
-        let config = KafkaSinkConfig::new(cluster.bootstrap_servers(), "t");
+        let clients = Clients::new(KafkaSinkConfig::new(cluster.bootstrap_servers(), "t"));
         let target = Target {
             sink: "out".to_owned(),
             topic: "t".to_owned(),
             ledger_topic: "tidemill-ledger-app".to_owned(),
             transactional_id: "tidemill-app-out".to_owned(),
         };
-        let producer = Transactions::start(&config, target, Duration::from_secs(60))
+        let producer = Transactions::start(&clients, target, Duration::from_secs(60))
             .await
             .unwrap();
         (cluster, producer)

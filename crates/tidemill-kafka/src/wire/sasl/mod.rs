@@ -2,22 +2,36 @@
 
 mod scram;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, SaslAuthenticateRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::StrBytes;
 use tidemill_engine::error::{Error, Kind};
+use tidemill_engine::tls::Secret;
 
 use super::connection::Connection;
 use super::fault::{Answer, Fault, check};
 use super::response::{Body, Fields, Malformed};
-use crate::security::{Login, Sasl, Security};
+use crate::security::{Bearer, Login, Sasl, Security, TokenSource, is_loopback};
 use scram::{Hash, Scram};
 
 const UNSUPPORTED_MECHANISM: i16 = 33;
 const AUTHENTICATION_FAILED: i16 = 58;
+
+/// Gets what must be at hand before a connection is opened: an endpoint that is slow with its token, `wait` at most, must not
+/// look like a slow broker.
+///
+/// # Errors
+/// Where there is no token.
+pub(super) async fn prepare(security: &Security, wait: Duration) -> Answer<()> {
+    if let Some(Sasl::OauthBearer(bearer)) = &security.sasl
+        && let TokenSource::Endpoint(tokens) = &bearer.tokens
+    {
+        tokens.token(wait).await?;
+    }
+    Ok(())
+}
 
 /// Says who we are, as the settings say; gives how long that holds, where the broker says.
 ///
@@ -25,7 +39,7 @@ const AUTHENTICATION_FAILED: i16 = 58;
 /// `Refused` where the broker does not know us, or not in this way.
 pub(super) async fn authenticate(connection: &mut Connection, security: &Security) -> Answer<Option<Duration>> {
     let Some(sasl) = &security.sasl else { return Ok(None) };
-    if sasl.reveals() && security.tls.is_none() && !security.may_reveal && !is_loopback(connection.broker()) {
+    if sasl.reveals() && security.tls.is_none() && !security.may_reveal && !is_loopback(host(connection.broker())) {
         return Err(refused(
             connection,
             &format!(
@@ -43,7 +57,7 @@ pub(super) async fn authenticate(connection: &mut Connection, security: &Securit
         }
         Sasl::ScramSha256(login) => scram(connection, login, Hash::Sha256).await,
         Sasl::ScramSha512(login) => scram(connection, login, Hash::Sha512).await,
-        Sasl::OauthBearer(file) => bearer(connection, file).await,
+        Sasl::OauthBearer(token) => bearer(connection, token).await,
     }
 }
 
@@ -52,10 +66,8 @@ fn refused(connection: &Connection, why: &str) -> Fault {
     Fault::Final(Error::new(Kind::Refused, text))
 }
 
-fn is_loopback(broker: &str) -> bool {
-    let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+fn host(broker: &str) -> &str {
+    broker.rsplit_once(':').map_or(broker, |(host, _)| host)
 }
 
 async fn handshake(connection: &mut Connection, mechanism: &str) -> Answer<()> {
@@ -133,19 +145,35 @@ async fn scram(connection: &mut Connection, login: &Login, hash: Hash) -> Answer
     Ok(reply.lifetime)
 }
 
-async fn bearer(connection: &mut Connection, file: &str) -> Answer<Option<Duration>> {
-    let token = tokio::fs::read_to_string(file)
-        .await
-        .map_err(|error| refused(connection, &format!("the token file {file} can't be read: {error}")))?;
-    let message = format!("n,,\u{1}auth=Bearer {}\u{1}\u{1}", token.trim());
-    let reply = exchange(connection, message.into_bytes()).await?;
-    if !reply.message.is_empty() {
-        // What is wrong with the token; the exchange has to be ended by an empty message.
-        let words = String::from_utf8_lossy(&reply.message).into_owned();
-        exchange(connection, vec![1]).await?;
-        return Err(refused(connection, &format!("it does not take the token: {words}")));
+async fn bearer(connection: &mut Connection, bearer: &Bearer) -> Answer<Option<Duration>> {
+    let token = match &bearer.tokens {
+        TokenSource::File(file) => {
+            let token = tokio::fs::read_to_string(file).await;
+            let unread = |error| refused(connection, &format!("the token file {file} can't be read: {error}"));
+            Secret(token.map_err(unread)?.trim().to_owned())
+        }
+        TokenSource::Endpoint(tokens) => tokens.token(connection.wait()).await?,
+    };
+    let reply = exchange(connection, first_message(&token, &bearer.extensions).into_bytes()).await?;
+    if reply.message.is_empty() {
+        return Ok(reply.lifetime);
     }
-    Ok(reply.lifetime)
+    if let TokenSource::Endpoint(tokens) = &bearer.tokens {
+        tokens.forget(&token).await;
+    }
+    // What is wrong with the token; the exchange has to be ended by an empty message.
+    let words = String::from_utf8_lossy(&reply.message).into_owned();
+    exchange(connection, vec![1]).await?;
+    Err(refused(connection, &format!("it does not take the token: {words}")))
+}
+
+/// What OAUTHBEARER sends (RFC 7628, section 3.1).
+fn first_message(token: &Secret, extensions: &[(String, String)]) -> String {
+    let extensions: String = extensions
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\u{1}"))
+        .collect();
+    format!("n,,\u{1}auth=Bearer {}\u{1}{extensions}\u{1}", token.0)
 }
 
 /// What becomes of a server's challenge.
@@ -186,6 +214,18 @@ mod tests {
     }
 
     #[test]
+    fn extensions_follow_the_token() {
+        let token = Secret("abc".to_owned());
+        assert_eq!(first_message(&token, &[]), "n,,\u{1}auth=Bearer abc\u{1}\u{1}");
+        let extensions =
+            [("logicalCluster", "lkc-1"), ("a", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            first_message(&token, &extensions),
+            "n,,\u{1}auth=Bearer abc\u{1}logicalCluster=lkc-1\u{1}a=\u{1}\u{1}"
+        );
+    }
+
+    #[test]
     fn loopback_is_known_by_name_and_number() {
         for (broker, expected) in [
             ("localhost:9092", true),
@@ -194,7 +234,7 @@ mod tests {
             ("10.0.0.1:9092", false),
             ("kafka:9092", false),
         ] {
-            assert_eq!(is_loopback(broker), expected, "{broker}");
+            assert_eq!(is_loopback(host(broker)), expected, "{broker}");
         }
     }
 }
