@@ -12,8 +12,10 @@ use crate::dstream::DStream;
 use crate::graph::{Declaration, Graph, Phase};
 use crate::record::Record;
 use crate::running::{Ending, Program, Running};
+use crate::source::files::Files;
 use crate::source::kafka::DirectKafka;
 use crate::source::queue::{Queue, QueueOpens};
+use crate::source::rate::Rate;
 use crate::source::{DeclaredSource, Opens, Reading, SourceLimits};
 
 /// Settings of a program before its streams are declared.
@@ -90,6 +92,26 @@ impl StreamingContext {
             let records = reading.batch(&name, scope)?;
             Ok(Some(records.flat_map(move |record| queue.value(record.offset()))))
         })
+    }
+
+    /// A stream of the lines of files that come into a folder.
+    pub fn file_stream(&self, files: Files) -> DStream<String> {
+        let limits = files.limits();
+        let (name, reading) = self.add_source(Box::new(files), limits, false);
+        let text = |record: Record| String::from_utf8_lossy(record.value()).into_owned();
+        self.stream_of(move |scope| Ok(Some(reading.batch(&name, scope)?.map(text))))
+    }
+
+    /// A stream of numbers that counts up by a rate: 0, 1, 2, … For trying things out and for measuring.
+    pub fn rate_stream(&self, rate: Rate) -> DStream<u64> {
+        let (clock, slices) = (self.clock(), rate.slices());
+        let opens = Box::new(rate.opens(clock));
+        let (name, reading) = self.add_source(opens, SourceLimits::none(), false);
+        let number = move |record: Record| {
+            let (slice, at) = (record.partition().unsigned_abs(), record.offset().unsigned_abs());
+            at * slices + u64::from(slice)
+        };
+        self.stream_of(move |scope| Ok(Some(reading.batch(&name, scope)?.map(number))))
     }
 
     /// The values of all streams, batch by batch. All must have the same slide.

@@ -49,8 +49,10 @@ pub use context::{Builder, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};
 pub use outcome::{IntoOutcome, UserResult};
 pub use record::Record;
+pub use source::files::Files;
 pub use source::kafka::DirectKafka;
 pub use source::queue::Queue;
+pub use source::rate::Rate;
 pub use task::{BatchContext, OffsetRange, TaskContext};
 pub use tidemill_engine::driver::Summary;
 pub use tidemill_engine::error::{Error, Kind, Result};
@@ -68,6 +70,7 @@ pub fn arm_failpoints() -> Result<()> {
 /// Everything a program names.
 pub mod prelude {
     pub use crate::{
-        Batch, BatchContext, DStream, DirectKafka, Queue, Record, State, StateSpec, StreamingContext, TaskContext,
+        Batch, BatchContext, DStream, DirectKafka, Files, Queue, Rate, Record, State, StateSpec, StreamingContext,
+        TaskContext,
     };
 }

@@ -51,5 +51,8 @@ fn time_passed_while_nothing_ran_is_made_up_for() {
     start().unwrap().batches(1).unwrap();
     let times: Vec<i64> = output.all().into_keys().collect();
     assert_eq!(times, [500, 1000, 1500, 2000, 2500, 3000]);
-    assert_eq!(output.batches(), [vec![1], vec![1, 2], vec![2, 3, 4], vec![3, 4], vec![], vec![]]);
+    assert_eq!(
+        output.batches(),
+        [vec![1], vec![1, 2], vec![2, 3, 4], vec![3, 4], vec![], vec![]]
+    );
 }

@@ -99,7 +99,7 @@ struct MemoryScan {
     columns: RawColumns,
 }
 
-fn no_headers(count: usize) -> ListArray {
+pub(super) fn no_headers(count: usize) -> ListArray {
     let entries = new_empty_array(header_field().data_type());
     ListArray::new(header_field(), OffsetBuffer::new_zeroed(count), entries, None)
 }
@@ -113,7 +113,10 @@ impl Scan for MemoryScan {
             offsets: Int64Array::from_iter_values(range.from..range.until),
             keys: self.columns.key.then(nothing),
             values: self.columns.value.then(nothing),
-            timestamps: self.columns.timestamp.then(|| TimestampMillisecondArray::from(vec![0; count])),
+            timestamps: self
+                .columns
+                .timestamp
+                .then(|| TimestampMillisecondArray::from(vec![0; count])),
             headers: self.columns.headers.then(|| no_headers(count)),
             position: range.until,
             bytes: range.offsets(),

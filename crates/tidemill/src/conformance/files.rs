@@ -1,0 +1,122 @@
+//! The rows of section 12 that read files.
+
+use std::fs;
+use std::path::Path;
+
+use super::seconds;
+use crate::Files;
+use crate::testing::{Harness, Output};
+
+/// Puts a file in its folder whole.
+fn put(folder: &Path, name: &str, text: &str) {
+    let aside = folder.join(format!(".{name}"));
+    fs::write(&aside, text).unwrap();
+    fs::rename(&aside, folder.join(name)).unwrap();
+}
+
+/// File 0 is there before the start, files 1 to 5 come later, one per batch.
+fn files_read(of: impl Fn(Files) -> Files) -> Vec<String> {
+    let harness = Harness::new(seconds(2));
+    let folder = harness.folder().join("in");
+    fs::create_dir(&folder).unwrap();
+    put(&folder, "0", "0\n");
+    let output = Output::sorted();
+    let run = harness
+        .start(|context| {
+            context
+                .file_stream(of(Files::in_folder(&folder)))
+                .foreach_batch(output.keep());
+            Ok(())
+        })
+        .unwrap();
+    for file in 1..=5 {
+        put(&folder, &file.to_string(), &format!("{file}\n"));
+        run.batches(1).unwrap();
+        assert_eq!(output.all().pop_last().unwrap().1.last(), Some(&file.to_string()));
+    }
+    output.batches().concat()
+}
+
+#[test]
+fn op_17_files_that_come_are_read_and_old_ones_where_asked_for() {
+    assert_eq!(files_read(|files| files), ["1", "2", "3", "4", "5"]);
+    assert_eq!(files_read(Files::with_old), ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn op_18_what_is_renamed_to_a_watched_name_is_new() {
+    let harness = Harness::new(seconds(1));
+    let folder = harness.folder().join("in");
+    fs::create_dir(&folder).unwrap();
+    put(&folder, "old.log", "old\n");
+    put(&folder, "new.part", "new\n");
+    let output = Output::default();
+    let run = harness
+        .start(|context| {
+            let logs = Files::in_folder(&folder).accepting(|name| name.ends_with(".log"));
+            context.file_stream(logs).foreach_batch(output.keep());
+            Ok(())
+        })
+        .unwrap();
+    run.batches(1).unwrap();
+    fs::rename(folder.join("new.part"), folder.join("new.log")).unwrap();
+    run.batches(1).unwrap();
+    assert_eq!(output.batches(), [vec![], vec!["new".to_owned()]]);
+}
+
+#[test]
+fn a_file_that_changes_after_it_was_read_stops_the_stream() {
+    let harness = Harness::new(seconds(1));
+    let folder = harness.folder().join("in");
+    fs::create_dir(&folder).unwrap();
+    let output: Output<String> = Output::default();
+    let run = harness
+        .start(|context| {
+            context
+                .file_stream(Files::in_folder(&folder))
+                .foreach_batch(output.keep());
+            Ok(())
+        })
+        .unwrap();
+    put(&folder, "f", "1\n");
+    run.batches(1).unwrap();
+    put(&folder, "f", "1\n2\n");
+    let error = run.batches(1).unwrap_err();
+    assert_eq!(error.kind(), crate::Kind::Loss, "{error}");
+}
+
+/// CKP-10 and CKP-11 with a window of four batches: sums over files that came before a kill, while nothing ran, and after it.
+#[test]
+fn ckp_11_files_that_came_while_nothing_ran_are_read_once() {
+    let harness = Harness::new(seconds(2));
+    let folder = harness.folder().join("in");
+    fs::create_dir(&folder).unwrap();
+    let output = Output::default();
+    let start = || {
+        harness.start(|context| {
+            context
+                .file_stream(Files::in_folder(&folder))
+                .map(|line| line.parse::<u64>().unwrap_or(0))
+                .reduce_by_window(|a, b| a + b, seconds(60), seconds(2))
+                .foreach_batch(output.keep());
+            Ok(())
+        })
+    };
+    let run = start().unwrap();
+    for file in 1..=3 {
+        put(&folder, &file.to_string(), &format!("{file}\n"));
+        run.batches(1).unwrap();
+    }
+    run.kill();
+    for file in 4..=6 {
+        put(&folder, &file.to_string(), &format!("{file}\n"));
+    }
+    harness.pass(seconds(9));
+    let run = start().unwrap();
+    for file in 7..=9 {
+        put(&folder, &file.to_string(), &format!("{file}\n"));
+        run.batches(1).unwrap();
+    }
+    let sums: Vec<u64> = output.batches().concat();
+    assert_eq!(sums, [1, 3, 6, 21, 21, 21, 21, 28, 36, 45]);
+}
