@@ -13,6 +13,7 @@ mod dead_letters;
 mod disk_full;
 mod drills;
 mod durable;
+mod examples;
 mod formats;
 mod hard_topics;
 mod kafka_server;
