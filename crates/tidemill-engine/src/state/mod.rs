@@ -13,8 +13,10 @@
 //!
 //! Maxima: [`BUCKETS`] buckets; a key has at most [`KEY_BYTES_MAX`] bytes, a value at most [`VALUE_BYTES_MAX`].
 
+mod cache;
 mod changes;
 mod name;
+mod policy;
 mod reader;
 mod store;
 #[cfg(test)]

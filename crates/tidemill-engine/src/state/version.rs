@@ -1,9 +1,11 @@
 //! The file of a version: a preamble, a head in JSON, sections of entries. `docs/formats.md` has it byte by byte.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use tidemill_core::BatchId;
 
-use super::changes::Change;
+use super::changes::{Change, Entry};
 use super::{BUCKETS, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Kind, Result};
 
@@ -35,9 +37,38 @@ pub(super) struct Head {
     /// Files whose changes come before those of this one, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Link>,
+    /// Where buckets stand whole; a bucket that is missing was empty before the chain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<BucketSnapshot>,
     /// What stands behind the head, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sections: Vec<Section>,
+}
+
+impl Head {
+    /// The batch after which a bucket was written whole; none where it never was.
+    pub(super) fn snapshot_batch(&self, bucket: u16) -> Option<BatchId> {
+        let mut snapshots = self.snapshots.iter();
+        let found = snapshots.find(|snapshot| snapshot.bucket == bucket);
+        found.map(|snapshot| snapshot.batch_id)
+    }
+
+    /// The names of all files that the version is made of, but its own.
+    pub(super) fn builds_on(&self) -> impl Iterator<Item = &String> {
+        let snapshots = self.snapshots.iter().filter_map(|snapshot| snapshot.name.as_ref());
+        self.chain.iter().map(|link| &link.name).chain(snapshots)
+    }
+
+    /// Keys and bytes of the version's own changes.
+    pub(super) fn changed(&self) -> (u64, u64) {
+        let changes = self
+            .sections
+            .iter()
+            .filter(|section| section.content == Content::Changes);
+        changes.fold((0, 0), |(entries, bytes), section| {
+            (entries + section.entries, bytes + section.bytes)
+        })
+    }
 }
 
 /// A file of a version's chain.
@@ -46,14 +77,47 @@ pub(super) struct Head {
 pub(super) struct Link {
     /// The file's name.
     pub name: String,
+    /// The batch after which the state is what the file makes of it.
+    pub batch_id: BatchId,
+    /// Keys that it changes.
+    pub entries: u64,
     /// Bytes of its changes.
     pub bytes: u64,
 }
 
-/// Changes of one bucket.
+/// A bucket that was written whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BucketSnapshot {
+    /// The bucket.
+    pub bucket: u16,
+    /// The batch after which it was this; changes of later batches come over it.
+    pub batch_id: BatchId,
+    /// The file that holds it; none where it was empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Keys in it.
+    pub entries: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+/// What a section holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Content {
+    /// What became of keys since the last file of the chain, or since the parent.
+    Changes,
+    /// All keys after the batch.
+    Snapshot,
+}
+
+/// Entries of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
+    /// What it holds.
+    pub content: Content,
     /// The bucket.
     pub bucket: u16,
     /// Entries in it.
@@ -81,28 +145,50 @@ pub(super) struct SectionsWriter {
 }
 
 impl SectionsWriter {
-    /// Adds a bucket's entries, which come in key order.
+    /// Adds a bucket's changes.
     ///
     /// # Errors
     /// `Config` where a key or value is larger than the maximum; `Bug` where the bucket is none.
-    pub(super) fn add<'a>(
+    pub(super) fn add_changes(&mut self, bucket: u16, changes: &BTreeMap<Vec<u8>, Change>) -> Result<()> {
+        let from = self.bytes.len();
+        for (key, value) in changes {
+            self.put(key, value.as_deref())?;
+        }
+        self.end(Content::Changes, bucket, changes.len() as u64, from)
+    }
+
+    /// Adds a whole bucket, whose entries come in key order. Gives how many there are and their bytes; nothing is added where
+    /// there are none.
+    ///
+    /// # Errors
+    /// As [`add_changes`](Self::add_changes), and where an entry is an error.
+    pub(super) fn add_snapshot(
         &mut self,
         bucket: u16,
-        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    ) -> Result<()> {
+        entries: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>,
+    ) -> Result<(u64, u64)> {
+        let from = self.bytes.len();
+        let mut count = 0;
+        for entry in entries {
+            let (key, value) = entry?;
+            self.put(&key, Some(&value))?;
+            count += 1;
+        }
+        if count > 0 {
+            self.end(Content::Snapshot, bucket, count, from)?;
+        }
+        Ok((count, (self.bytes.len() - from) as u64))
+    }
+
+    fn end(&mut self, content: Content, bucket: u16, entries: u64, from: usize) -> Result<()> {
         if bucket >= BUCKETS {
             return Err(Error::new(Kind::Bug, format!("bucket {bucket} of {BUCKETS}")));
         }
-        let from = self.bytes.len();
-        let mut count = 0;
-        for (key, value) in entries {
-            self.put(key, value)?;
-            count += 1;
-        }
         let section = &self.bytes[from..];
         self.sections.push(Section {
+            content,
             bucket,
-            entries: count,
+            entries,
             bytes: section.len() as u64,
             crc32c: crc32c(section),
         });
@@ -123,10 +209,10 @@ impl SectionsWriter {
     ///
     /// # Errors
     /// Where the head can't be written as JSON: a bug.
-    pub(super) fn finish(self, mut head: Head) -> Result<Vec<u8>> {
+    pub(super) fn finish(self, head: &mut Head) -> Result<Vec<u8>> {
         head.sections = self.sections;
         let failed = |error| Error::with_source(Kind::Bug, "encode the head of a state version", error);
-        let text = serde_json::to_vec(&head).map_err(failed)?;
+        let text = serde_json::to_vec(head).map_err(failed)?;
         let length = u32::try_from(text.len())
             .map_err(|error| Error::with_source(Kind::Bug, "the head of a state version is beyond 4 GiB", error))?;
         let mut file = Vec::with_capacity(PREAMBLE_BYTES + text.len() + self.bytes.len());
@@ -161,9 +247,10 @@ impl VersionFile {
             return Err(format!("it has {} buckets, this build {BUCKETS}", self.head.buckets));
         }
         let mut at = self.sections_from;
+        let mut seen = BTreeSet::new();
         for section in &self.head.sections {
-            if section.bucket >= BUCKETS {
-                return Err(format!("bucket {} of {BUCKETS}", section.bucket));
+            if section.bucket >= BUCKETS || !seen.insert((section.content, section.bucket)) {
+                return Err(format!("bucket {} is none, or is there twice", section.bucket));
             }
             let length = usize::try_from(section.bytes).map_err(|_| "a section beyond its end".to_owned())?;
             let end = at.checked_add(length).filter(|end| *end <= self.bytes.len());
@@ -182,8 +269,35 @@ impl VersionFile {
         }
     }
 
-    /// The sections with their entries, in key order each.
-    pub(super) fn sections(&self) -> impl Iterator<Item = (&Section, Entries<'_>)> {
+    /// Bytes of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// True where a bucket stands whole in it.
+    pub(super) fn holds_snapshot(&self, bucket: u16) -> bool {
+        let mut sections = self.head.sections.iter();
+        sections.any(|section| section.content == Content::Snapshot && section.bucket == bucket)
+    }
+
+    /// What the version changes, in ascending order.
+    pub(super) fn changes(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.entries(Content::Changes, &|_| true)
+    }
+
+    /// Entries of wanted buckets, in ascending order.
+    pub(super) fn entries(&self, content: Content, wanted: &dyn Fn(u16) -> bool) -> impl Iterator<Item = Entry<'_>> {
+        let is_wanted = |section: &Section| section.content == content && wanted(section.bucket);
+        let mut sections: Vec<_> = self.sections().filter(|(section, _)| is_wanted(section)).collect();
+        sections.sort_by_key(|(section, _)| section.bucket);
+        sections.into_iter().flat_map(|(section, entries)| {
+            let bucket = section.bucket;
+            entries.map(move |(key, value)| (bucket, key, value))
+        })
+    }
+
+    /// The sections with their entries.
+    fn sections(&self) -> impl Iterator<Item = (&Section, Entries<'_>)> {
         let mut at = self.sections_from;
         self.head.sections.iter().map(move |section| {
             // In bounds: the file was checked.
@@ -199,9 +313,12 @@ fn check_entries(section: &Section, body: &[u8]) -> Result<(), String> {
     let mut entries = Entries { rest: body };
     let mut last: Option<&[u8]> = None;
     let mut count = 0;
-    for (key, _) in entries.by_ref() {
+    for (key, value) in entries.by_ref() {
         if last.is_some_and(|last| last >= key) {
             return Err(format!("keys of bucket {} are out of order", section.bucket));
+        }
+        if value.is_none() && section.content == Content::Snapshot {
+            return Err(format!("a removal in the snapshot of bucket {}", section.bucket));
         }
         last = Some(key);
         count += 1;
@@ -260,11 +377,6 @@ impl<'a> Iterator for Entries<'a> {
         self.rest = rest;
         Some((key, Some(value)))
     }
-}
-
-/// The entries of changes as [`SectionsWriter::add`] takes them.
-pub(super) fn borrowed<'a>((key, value): (&'a Vec<u8>, &'a Change)) -> (&'a [u8], Option<&'a [u8]>) {
-    (key, value.as_deref())
 }
 
 fn length(what: &str, bytes: &[u8], max: usize) -> Result<u32> {
