@@ -90,6 +90,20 @@ impl StateStore {
         })
     }
 
+    /// Looks whether an operator could go on from `version`, touching nothing.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore), as far as the version's own file tells.
+    pub async fn check(store: &dyn Store, operator: &OperatorSpec, version: &StateVersion) -> Result<()> {
+        operator.check()?;
+        let (id, name) = (operator.id.as_str(), version.name.as_str());
+        let Some(bytes) = store.read(&path(id, name)).await? else {
+            return Err(lost(id, version, name, "it is missing"));
+        };
+        let file = VersionFile::decode(bytes).map_err(|what| lost(id, version, name, &what))?;
+        check_spec(operator, version, &file.head)
+    }
+
     /// Makes `version` the base of an operator; `None` is the empty state. What the cache holds is used, where the version is
     /// that or came of it; otherwise all of it is read from the checkpoint.
     ///

@@ -305,7 +305,7 @@ impl<T: Data + Clone> DStream<T> {
     ) -> Self {
         self.map(|value| ((), value))
             .reduce_by_key_and_window_with_inverse(f, inverse, length, slide)
-            .map(|((), value)| value)
+            .inside(|window| window.map(|((), value)| value))
     }
 }
 
