@@ -14,6 +14,8 @@ mod disk_full;
 mod drills;
 mod durable;
 mod formats;
+#[cfg(feature = "gssapi")]
+mod gssapi;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
