@@ -15,6 +15,8 @@ mod drills;
 mod durable;
 mod examples;
 mod formats;
+#[cfg(feature = "gssapi")]
+mod gssapi;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;
