@@ -186,15 +186,11 @@ impl<K: Key, V: Data> Slices<(K, V)> for Reduced<K, V> {
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, V)>) -> BoxFuture<'a, Result<()>> {
         async move {
-            let done = self.state.done(slice).await?;
-            for bucket in self.state.state(slice).buckets() {
-                for entry in done.changes.range_on(&self.state.before, bucket, WINDOW, Some(b"x")) {
-                    let (key, value) = entry?;
-                    let mut key = &key[WINDOW.len()..];
-                    out((codec::take(&mut key)?, codec::kept(&value)?));
-                }
-            }
-            Ok(())
+            let give = |mut key: &[u8], value: &[u8]| {
+                out((codec::take(&mut key)?, codec::kept(value)?));
+                Ok(())
+            };
+            self.state.entries(slice, WINDOW, b"x", give).await
         }
         .boxed()
     }
