@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
 use serde::{Deserialize, Serialize};
 use tidemill_core::StateVersion;
@@ -125,7 +126,14 @@ impl Cache {
 
     fn options(&self) -> KeyspaceCreateOptions {
         let memtable_bytes = (self.memory_bytes / 16).max(1 << 20);
-        KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
+        // In parts that come and go with the memory there is. Whole and pinned, indexes and filters would take more of it the
+        // more keys there are; whole and not pinned, each read of a key would read all of them.
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(memtable_bytes)
+            .index_block_partitioning_policy(PartitioningPolicy::all(true))
+            .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+            .index_block_pinning_policy(PinningPolicy::all(false))
+            .filter_block_pinning_policy(PinningPolicy::all(false))
     }
 
     /// What is held of an operator; `None` where that is nothing, or nothing that this build understands.

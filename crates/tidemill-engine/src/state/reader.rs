@@ -17,7 +17,8 @@ impl StateReader {
         Self { view }
     }
 
-    /// The value of a key.
+    /// The value of a key. Many keys are read in a third of the time where they are asked for in ascending order, bucket by bucket:
+    /// what lies beside one another is read once.
     ///
     /// # Errors
     /// Where the cache can't be read.

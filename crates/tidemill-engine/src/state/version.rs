@@ -128,6 +128,53 @@ pub(super) struct Section {
     pub crc32c: u32,
 }
 
+/// What the file of a version says of itself, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionSummary {
+    /// The operator's id.
+    pub operator: String,
+    /// What it does.
+    pub kind: String,
+    /// What keys and values hold.
+    pub shape: String,
+    /// The batch after which the state is this.
+    pub batch_id: BatchId,
+    /// The version that the batch read; none where it read an empty state.
+    pub parent: Option<String>,
+    /// The names of the files that it is made of, but its own.
+    pub builds_on: Vec<String>,
+    /// Keys that it says are changed.
+    pub changed: u64,
+    /// Buckets that stand whole in it.
+    pub whole: Vec<u16>,
+}
+
+impl VersionSummary {
+    /// Reads the bytes of a file, and checks all of them.
+    ///
+    /// # Errors
+    /// `Loss` where the file is damaged.
+    pub fn of(bytes: Vec<u8>) -> Result<Self> {
+        let damaged = |what| Error::new(Kind::Loss, format!("state version is damaged: {what}"));
+        let file = VersionFile::decode(bytes).map_err(damaged)?;
+        let head = &file.head;
+        let whole = head
+            .sections
+            .iter()
+            .filter(|section| section.content == Content::Snapshot);
+        Ok(Self {
+            operator: head.operator.clone(),
+            kind: head.kind.clone(),
+            shape: head.shape.clone(),
+            batch_id: head.batch_id,
+            parent: head.parent.clone(),
+            builds_on: head.builds_on().cloned().collect(),
+            changed: file.changes().count() as u64,
+            whole: whole.map(|section| section.bucket).collect(),
+        })
+    }
+}
+
 /// A version as read from its file.
 #[derive(Debug)]
 pub(super) struct VersionFile {
@@ -392,4 +439,93 @@ fn length(what: &str, bytes: &[u8], max: usize) -> Result<u32> {
 fn crc32c(bytes: &[u8]) -> u32 {
     let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
     u32::try_from(sum).expect("a 32-bit checksum fits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let mut head = Head {
+            operator: "counts".to_owned(),
+            kind: "k".to_owned(),
+            shape: "s".to_owned(),
+            buckets: BUCKETS,
+            batch_id: 7,
+            parent: Some("p".to_owned()),
+            chain: Vec::new(),
+            snapshots: Vec::new(),
+            sections: Vec::new(),
+        };
+        let mut sections = SectionsWriter::default();
+        let changes = [(b"a".to_vec(), Some(b"1".to_vec())), (b"b".to_vec(), None)];
+        sections.add_changes(3, &changes.into_iter().collect()).expect("added");
+        let whole = [Ok((b"a".to_vec(), b"1".to_vec())), Ok((b"c".to_vec(), Vec::new()))];
+        sections.add_snapshot(2, whole.into_iter()).expect("added");
+        assert_eq!(sections.add_snapshot(1, std::iter::empty()).expect("added"), (0, 0));
+        sections.finish(&mut head).expect("encoded")
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let file = VersionFile::decode(file()).expect("sound");
+        let changes: Vec<_> = file.changes().collect();
+        assert_eq!(changes, [(3, b"a".as_slice(), Some(b"1".as_slice())), (3, b"b", None)]);
+        let whole: Vec<_> = file.entries(Content::Snapshot, &|_| true).collect();
+        assert_eq!(
+            whole,
+            [(2, b"a".as_slice(), Some(b"1".as_slice())), (2, b"c", Some(b""))]
+        );
+        assert_eq!(file.entries(Content::Snapshot, &|bucket| bucket != 2).count(), 0);
+        assert!(file.holds_snapshot(2) && !file.holds_snapshot(3) && !file.holds_snapshot(1));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let sound = file();
+        for at in 0..sound.len() {
+            VersionFile::decode(sound[..at].to_vec()).expect_err("cut");
+            for bit in 0..8 {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(VersionFile::decode(damaged).is_err(), "byte {at} bit {bit}");
+            }
+        }
+        let mut longer = sound;
+        longer.push(0);
+        VersionFile::decode(longer).expect_err("longer");
+    }
+
+    /// A file whose checksums fit, with this section.
+    fn with_section(content: Content, bucket: u16, entries: u64, bytes: &[u8]) -> Result<VersionFile, String> {
+        let mut writer = SectionsWriter::default();
+        writer.bytes.extend_from_slice(bytes);
+        writer.sections.push(Section {
+            content,
+            bucket,
+            entries,
+            bytes: bytes.len() as u64,
+            crc32c: crc32c(bytes),
+        });
+        let mut head = VersionFile::decode(file()).expect("sound").head;
+        VersionFile::decode(writer.finish(&mut head).expect("encoded"))
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_behind_a_checksum_that_fits() {
+        let a = b"\x01\0\0\0\0\0\0\0a".as_slice();
+        let removed = b"\x01\0\0\0\xff\xff\xff\xffa".as_slice();
+        with_section(Content::Changes, 3, 1, a).expect("sound");
+        with_section(Content::Changes, 3, 1, removed).expect("sound");
+        for (what, content, bucket, entries, bytes) in [
+            ("no such bucket", Content::Changes, BUCKETS, 1, a.to_vec()),
+            ("more entries", Content::Changes, 3, 2, a.to_vec()),
+            ("keys out of order", Content::Changes, 3, 2, [a, a].concat()),
+            ("a removal in a snapshot", Content::Snapshot, 3, 1, removed.to_vec()),
+            ("within an entry", Content::Changes, 3, 2, [a, &a[..5]].concat()),
+            ("a length beyond the end", Content::Changes, 3, 1, [0xfe; 16].to_vec()),
+        ] {
+            assert!(with_section(content, bucket, entries, &bytes).is_err(), "{what}");
+        }
+    }
 }
