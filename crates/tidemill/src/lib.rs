@@ -44,6 +44,7 @@ mod task;
 pub mod testing;
 
 pub use batch::Batch;
+pub use batch::keyed::{BothSides, EitherSide};
 pub use codec::{Data, Key};
 pub use context::{Builder, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};

@@ -150,7 +150,7 @@ impl StateStore {
             self.cache.delete(table)?;
             return Ok(rebuilt);
         };
-        for link in missing.to_vec() {
+        for link in missing.iter().cloned() {
             let file = self.read_link(operator, version, &link).await?;
             let reached = StateVersion {
                 batch_id: link.batch_id,

@@ -25,11 +25,14 @@ const PANE: &[u8] = b"p";
 /// Prefix of the window: then key.
 const WINDOW: &[u8] = b"w";
 
+/// Whether a key stays in a window with a value.
+type Keep<K, V> = Box<dyn Fn(&K, &V) -> bool + Send + Sync>;
+
 /// How values of a window are put in, taken out, and kept.
 struct Reduce<K, V> {
     put: Box<dyn Fn(V, V) -> V + Send + Sync>,
     take: Box<dyn Fn(V, V) -> V + Send + Sync>,
-    keep: Option<Box<dyn Fn(&K, &V) -> bool + Send + Sync>>,
+    keep: Option<Keep<K, V>>,
 }
 
 /// The times of a window.
@@ -234,7 +237,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
         inverse: impl Fn(V, V) -> V + Send + Sync + 'static,
         length: Duration,
         slide: Duration,
-        keep: Option<Box<dyn Fn(&K, &V) -> bool + Send + Sync>>,
+        keep: Option<Keep<K, V>>,
     ) -> Self {
         let parent_ms = self.stream.slide_ms;
         let (window_ms, slide_ms) = lengths(&self.graph, parent_ms, length, slide);
