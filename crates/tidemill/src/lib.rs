@@ -24,7 +24,8 @@
 //!
 //! Callbacks run at least once: after a crash a batch runs again with the same ranges, the same time and the same
 //! [`unique_id`](TaskContext::unique_id). Store the id together with the rows, in one transaction, and skip what is there:
-//! that makes the effect exactly once.
+//! that makes the effect exactly once. Rows that [`to_files`](DStream::to_files), [`to_postgres`](DStream::to_postgres) and
+//! [`to_kafka`](DStream::to_kafka) write are there exactly once without that: their ledger lies with them.
 
 mod batch;
 mod callback;
@@ -39,6 +40,7 @@ mod output;
 mod record;
 mod running;
 mod scope;
+mod sink;
 mod source;
 mod task;
 pub mod testing;
@@ -49,11 +51,19 @@ pub use context::{Builder, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};
 pub use outcome::{IntoOutcome, UserResult};
 pub use record::Record;
+#[cfg(feature = "file")]
+pub use sink::Files;
+pub use sink::KafkaTopic;
+#[cfg(feature = "postgres")]
+pub use sink::PostgresTable;
 pub use source::kafka::DirectKafka;
 pub use source::queue::Queue;
 pub use task::{BatchContext, OffsetRange, TaskContext};
+#[cfg(feature = "file")]
+pub use tidemill_connect::file::Compression as ParquetCompression;
 pub use tidemill_engine::driver::Summary;
 pub use tidemill_engine::error::{Error, Kind, Result};
+pub use tidemill_kafka::Compression as KafkaCompression;
 pub use tidemill_kafka::security::Security;
 
 /// Arms the failpoints of `TIDEMILL_FAILPOINTS`; call it once, first thing in `main`, in builds for crash tests.
