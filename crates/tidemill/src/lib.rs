@@ -35,11 +35,14 @@ mod conformance;
 mod context;
 mod dstream;
 mod graph;
+mod listener;
 mod outcome;
 mod output;
+mod progress;
 mod record;
 mod running;
 mod scope;
+pub mod shown;
 mod sink;
 mod source;
 mod task;
@@ -47,9 +50,11 @@ pub mod testing;
 
 pub use batch::Batch;
 pub use codec::{Data, Key};
-pub use context::{Builder, StreamingContext};
+pub use context::{Builder, ContextState, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};
+pub use listener::{StatsReportListener, StreamingListener};
 pub use outcome::{IntoOutcome, UserResult};
+pub use progress::Progress;
 pub use record::Record;
 #[cfg(feature = "file")]
 pub use sink::Files;
@@ -61,7 +66,7 @@ pub use source::queue::Queue;
 pub use task::{BatchContext, OffsetRange, TaskContext};
 #[cfg(feature = "file")]
 pub use tidemill_connect::file::Compression as ParquetCompression;
-pub use tidemill_engine::driver::Summary;
+pub use tidemill_engine::driver::{BatchInfo, OutputInfo, Summary};
 pub use tidemill_engine::error::{Error, Kind, Result};
 pub use tidemill_kafka::Compression as KafkaCompression;
 pub use tidemill_kafka::security::Security;

@@ -204,7 +204,7 @@ impl Run<'_> {
     /// # Errors
     /// What ended it, if it did not end well.
     pub fn stop(self) -> Result<Summary> {
-        self.context.stop();
+        self.context.stop()?;
         self.context.await_termination()
     }
 }
