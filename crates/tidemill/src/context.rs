@@ -10,12 +10,14 @@ use tidemill_engine::time::{Clock, SystemClock};
 
 use crate::dstream::DStream;
 use crate::graph::{Declaration, Graph, Phase};
+use crate::listener::{ListenerBus, StreamingListener};
+use crate::output::Declared;
 use crate::record::Record;
 use crate::running::{Ending, Program, Running};
-use crate::source::files::Files;
 use crate::source::kafka::DirectKafka;
 use crate::source::queue::{Queue, QueueOpens};
 use crate::source::rate::Rate;
+use crate::source::watched_folder::WatchedFolder;
 use crate::source::{DeclaredSource, Opens, Reading, SourceLimits};
 
 /// Settings of a program before its streams are declared.
@@ -34,11 +36,23 @@ pub struct Builder {
     pub(crate) at_end: Option<Arc<dyn Ending>>,
 }
 
+/// Where a context is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextState {
+    /// Its streams are declared.
+    Initialized,
+    /// It runs, or drains after a stop.
+    Active,
+    /// It ended, or was stopped before it was started. It can't be started again.
+    Stopped,
+}
+
 /// A program: streams, what becomes of them, and the loop that runs them.
 #[derive(Debug)]
 pub struct StreamingContext {
     settings: Builder,
     graph: Arc<Graph>,
+    listeners: Arc<ListenerBus>,
     // Leaf locks, held to add and to move.
     sources: Mutex<Vec<DeclaredSource>>,
     running: Mutex<Option<Running>>,
@@ -95,7 +109,7 @@ impl StreamingContext {
     }
 
     /// A stream of the lines of files that come into a folder.
-    pub fn file_stream(&self, files: Files) -> DStream<String> {
+    pub fn file_stream(&self, files: WatchedFolder) -> DStream<String> {
         let limits = files.limits();
         let (name, reading) = self.add_source(Box::new(files), limits, false);
         let text = |record: Record| String::from_utf8_lossy(record.value()).into_owned();
@@ -144,6 +158,20 @@ impl StreamingContext {
         DStream::declared(&self.graph, Declaration::default(), Arc::new(compute))
     }
 
+    /// Lets a listener hear of what the program does from now on; it can be added before and after the start.
+    pub fn add_listener(&self, listener: impl StreamingListener) {
+        self.listeners.add(listener);
+    }
+
+    /// Where the context is in its life.
+    pub fn state(&self) -> ContextState {
+        match self.graph.phase() {
+            Phase::Declaring => ContextState::Initialized,
+            Phase::Started | Phase::Stopped if self.has_ended() => ContextState::Stopped,
+            Phase::Started | Phase::Stopped => ContextState::Active,
+        }
+    }
+
     /// Starts the loop on threads of its own and returns. Starting again while it runs does nothing.
     ///
     /// # Errors
@@ -158,12 +186,14 @@ impl StreamingContext {
             Phase::Stopped => return Err(Error::new(Kind::Config, "the context was stopped: make another one")),
         }
         let started = self.start_running();
-        self.graph.enter(if started.is_ok() {
+        let phase = if started.is_ok() {
             Phase::Started
         } else {
             Phase::Stopped
-        });
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(started?);
+        };
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = started.as_ref().ok().cloned();
+        self.graph.enter(phase);
+        started?;
         Ok(())
     }
 
@@ -176,6 +206,7 @@ impl StreamingContext {
                 "no output: end a stream with foreach_batch, foreach_partition or a sink",
             ));
         }
+        self.refuse_without_checkpoint(&outputs)?;
         let remember_ms = self
             .settings
             .remember
@@ -186,13 +217,35 @@ impl StreamingContext {
             settings: self.settings.clone(),
             sources,
             outputs,
+            listeners: Arc::clone(&self.listeners),
         })
+    }
+
+    fn refuse_without_checkpoint(&self, outputs: &[Declared]) -> Result<()> {
+        if !self.settings.checkpoint.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let operators = outputs.iter().flat_map(|output| output.stream.operators());
+        let mut kept: Vec<String> = operators
+            .map(|operator| format!("the state of {}", operator.id))
+            .collect();
+        kept.dedup();
+        kept.insert(0, "the positions".to_owned());
+        Err(Error::new(
+            Kind::Config,
+            format!(
+                "checkpoint: the folder has no name, and {} are kept there. Give it one with .checkpoint(\"checkpoint/{}\")",
+                kept.join(", "),
+                self.settings.app
+            ),
+        ))
     }
 
     /// Waits until the stream ends.
     ///
     /// # Errors
-    /// What ended it, if it did not end well, each time it is asked.
+    /// What ended it, if it did not end well, each time it is asked; `Config` where something was declared after the start, and in
+    /// a listener, for which the end waits.
     pub fn await_termination(&self) -> Result<Summary> {
         match self.await_for(None)? {
             Some(summary) => Ok(summary),
@@ -209,9 +262,16 @@ impl StreamingContext {
     }
 
     fn await_for(&self, timeout: Option<Duration>) -> Result<Option<Summary>> {
+        self.refuse_in_listener("await_termination")?;
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match running {
-            Some(running) => running.wait(timeout),
+            Some(running) => {
+                let ended = running.wait(timeout)?;
+                if ended.is_some() {
+                    self.graph.is_sound()?;
+                }
+                Ok(ended)
+            }
             None if self.graph.phase() == Phase::Stopped => Ok(Some(Summary::default())),
             None => Err(Error::new(Kind::Config, "the context is not running")),
         }
@@ -239,14 +299,27 @@ impl StreamingContext {
         self.graph.enter(Phase::Stopped);
     }
 
-    /// Asks the stream to end: the batch in hand is finished and committed. Stopping again does nothing.
-    pub fn stop(&self) {
+    /// Asks the stream to end and returns: what was planned is finished and committed. Stopping again does nothing.
+    ///
+    /// # Errors
+    /// `Config` in a listener: the stop would wait for it.
+    pub fn stop(&self) -> Result<()> {
+        self.refuse_in_listener("stop")?;
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match running {
             Some(running) => running.stop(),
             None => tracing::warn!("the context is not running"),
         }
         self.graph.enter(Phase::Stopped);
+        Ok(())
+    }
+
+    fn refuse_in_listener(&self, what: &str) -> Result<()> {
+        if self.listeners.is_delivering_here() {
+            let text = format!("{what} in a listener: the end waits for the listeners. Do it on another thread");
+            return Err(Error::new(Kind::Config, text));
+        }
+        Ok(())
     }
 }
 
@@ -314,6 +387,7 @@ impl Builder {
         }
         let context = StreamingContext {
             graph: Arc::new(Graph::new(self.interval)),
+            listeners: Arc::default(),
             settings: self,
             sources: Mutex::default(),
             running: Mutex::new(None),

@@ -20,6 +20,8 @@ pub(crate) struct Stream {
     pub(crate) parents: Vec<Arc<Stream>>,
     /// How much of its parents a batch of it looks back at, beyond their newest.
     pub(crate) looks_back_ms: i64,
+    /// True where each slice of a batch is one range of a source, with its records in order.
+    pub(crate) in_order: bool,
     stateful: Option<Stateful>,
     /// The name that the program gave it. A leaf lock.
     name: Mutex<Option<String>>,
@@ -117,6 +119,8 @@ pub(crate) struct Declaration {
     /// Time between batches, `None` = that of the first parent, or the interval.
     pub(crate) slide_ms: Option<i64>,
     pub(crate) looks_back_ms: i64,
+    /// True where every value stays in its slice, behind those before it.
+    pub(crate) in_slices: bool,
     /// Kind and shape of what it keeps.
     pub(crate) stateful: Option<(&'static str, String)>,
 }
@@ -168,9 +172,11 @@ impl Graph {
                 shape,
             }
         });
+        let in_slices = what.in_slices || what.parents.is_empty();
         let stream = Arc::new(Stream {
             id: streams.len(),
             slide_ms,
+            in_order: in_slices && what.parents.iter().all(|parent| parent.in_order),
             parents: what.parents,
             looks_back_ms: what.looks_back_ms,
             stateful,
@@ -196,13 +202,13 @@ impl Graph {
     }
 
     fn refuse_late(&self, what: &str) {
-        match *lock(&self.phase) {
-            Phase::Declaring => {}
-            Phase::Started => self.problem(format!(
-                "{what} was declared after the start: declare all of them before"
-            )),
-            Phase::Stopped => self.problem(format!("{what} was declared after the stop")),
-        }
+        let late = match *lock(&self.phase) {
+            Phase::Declaring => return,
+            Phase::Started => format!("{what} was declared after the start: declare all of them before"),
+            Phase::Stopped => format!("{what} was declared after the stop"),
+        };
+        tracing::error!("{late}");
+        self.problem(late);
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -24,7 +24,8 @@
 //!
 //! Callbacks run at least once: after a crash a batch runs again with the same ranges, the same time and the same
 //! [`unique_id`](TaskContext::unique_id). Store the id together with the rows, in one transaction, and skip what is there:
-//! that makes the effect exactly once.
+//! that makes the effect exactly once. Rows that [`to_files`](DStream::to_files), [`to_postgres`](DStream::to_postgres) and
+//! [`to_kafka`](DStream::to_kafka) write are there exactly once without that: their ledger lies with them.
 
 mod batch;
 mod callback;
@@ -34,11 +35,15 @@ mod conformance;
 mod context;
 mod dstream;
 mod graph;
+mod listener;
 mod outcome;
 mod output;
+mod progress;
 mod record;
 mod running;
 mod scope;
+pub mod shown;
+mod sink;
 mod source;
 mod task;
 pub mod testing;
@@ -46,17 +51,27 @@ pub mod testing;
 pub use batch::Batch;
 pub use batch::keyed::{BothSides, EitherSide};
 pub use codec::{Data, Key};
-pub use context::{Builder, StreamingContext};
+pub use context::{Builder, ContextState, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};
+pub use listener::{StatsReportListener, StreamingListener};
 pub use outcome::{IntoOutcome, UserResult};
+pub use progress::Progress;
 pub use record::Record;
-pub use source::files::Files;
+#[cfg(feature = "file")]
+pub use sink::Files;
+pub use sink::KafkaTopic;
+#[cfg(feature = "postgres")]
+pub use sink::PostgresTable;
 pub use source::kafka::DirectKafka;
 pub use source::queue::Queue;
 pub use source::rate::Rate;
+pub use source::watched_folder::WatchedFolder;
 pub use task::{BatchContext, OffsetRange, TaskContext};
-pub use tidemill_engine::driver::Summary;
+#[cfg(feature = "file")]
+pub use tidemill_connect::file::Compression as ParquetCompression;
+pub use tidemill_engine::driver::{BatchInfo, OutputInfo, Summary};
 pub use tidemill_engine::error::{Error, Kind, Result};
+pub use tidemill_kafka::Compression as KafkaCompression;
 pub use tidemill_kafka::security::Security;
 
 /// Arms the failpoints of `TIDEMILL_FAILPOINTS`; call it once, first thing in `main`, in builds for crash tests.
@@ -71,7 +86,7 @@ pub fn arm_failpoints() -> Result<()> {
 /// Everything a program names.
 pub mod prelude {
     pub use crate::{
-        Batch, BatchContext, DStream, DirectKafka, Files, Queue, Rate, Record, State, StateSpec, StreamingContext,
-        TaskContext,
+        Batch, BatchContext, DStream, DirectKafka, Queue, Rate, Record, State, StateSpec, StreamingContext,
+        TaskContext, WatchedFolder,
     };
 }

@@ -161,7 +161,7 @@ impl<T: Send + 'static> Job for StreamJob<T> {
     }
 
     fn ordered(&self) -> bool {
-        true
+        self.stream.in_order
     }
 
     fn operators(&self) -> Vec<OperatorSpec> {

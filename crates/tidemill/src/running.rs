@@ -7,7 +7,7 @@ use tidemill_core::rate::PidSettings;
 use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::checkpoint::Checkpoint;
 use tidemill_engine::checkpoint::record::hash;
-use tidemill_engine::driver::{Driver, DriverSettings, Output, Summary, TickPolicy};
+use tidemill_engine::driver::{Driver, DriverSettings, Event, Listener, Output, Summary, TickPolicy};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::sql::template::{Catalog, Template};
 use tidemill_engine::state::StateSettings;
@@ -15,6 +15,7 @@ use tidemill_engine::store::LocalStore;
 use tokio::sync::watch;
 
 use crate::context::Builder;
+use crate::listener::ListenerBus;
 use crate::output::{Declared, OutputSettings};
 use crate::record::COLUMNS;
 use crate::source::DeclaredSource;
@@ -24,6 +25,23 @@ pub(crate) struct Program {
     pub(crate) settings: Builder,
     pub(crate) sources: Vec<DeclaredSource>,
     pub(crate) outputs: Vec<Declared>,
+    pub(crate) listeners: Arc<ListenerBus>,
+}
+
+/// Hears what the driver tells, for the listeners and for who moves the clock.
+#[derive(Debug)]
+struct Heard {
+    listeners: Arc<ListenerBus>,
+    beside: Option<Arc<dyn Listener>>,
+}
+
+impl Listener for Heard {
+    fn hear(&self, event: Event) {
+        if let Some(beside) = &self.beside {
+            beside.hear(event.clone());
+        }
+        self.listeners.hear(event);
+    }
 }
 
 /// Hears that a program has ended.
@@ -60,9 +78,11 @@ impl Running {
         let (kill, mut killed) = watch::channel(false);
         let at_end = program.settings.at_end.clone();
         let ended = Arc::new(Ended::default());
+        let listeners = Arc::clone(&program.listeners);
         let refused = |what, error| Error::with_source(Kind::Refused, what, error);
         let runtime = tokio::runtime::Runtime::new().map_err(|error| refused("start the runtime", error))?;
         let told = Arc::clone(&ended);
+        listeners.start()?;
         std::thread::Builder::new()
             .name("tidemill-driver".to_owned())
             .spawn(move || {
@@ -76,6 +96,7 @@ impl Running {
                 });
                 drop(runtime);
                 drop(held);
+                listeners.finish();
                 told.set(how);
                 if let Some(at_end) = at_end {
                     at_end.ended();
@@ -125,6 +146,7 @@ async fn run(program: Program, stopped: watch::Receiver<bool>) -> Result<Summary
         settings,
         sources,
         outputs: declared,
+        listeners,
     } = program;
     let checkpoint = Checkpoint::new(Arc::new(LocalStore::new(&settings.checkpoint)));
     refuse_lost(&sources, &checkpoint).await?;
@@ -177,10 +199,11 @@ async fn run(program: Program, stopped: watch::Receiver<bool>) -> Result<Summary
         outputs,
         stopped,
     );
-    match &settings.listener {
-        Some(listener) => driver.heard_by(Arc::clone(listener)).run().await,
-        None => driver.run().await,
-    }
+    let heard = Heard {
+        listeners,
+        beside: settings.listener.clone(),
+    };
+    driver.heard_by(Arc::new(heard)).run().await
 }
 
 fn driver_settings(settings: &Builder, reduce_slices: usize, outputs: &[String]) -> DriverSettings {

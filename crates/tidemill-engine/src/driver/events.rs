@@ -12,7 +12,8 @@ pub trait Listener: Debug + Send + Sync {
     fn hear(&self, event: Event);
 }
 
-/// Something that happened. Per batch in this order: submitted, started, each output started and completed, completed.
+/// Something that happened. Per batch in this order: submitted, started, each output started and completed, completed. An output
+/// whose closure fails does not keep those after it from being run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The application has recovered and goes on.
@@ -28,7 +29,7 @@ pub enum Event {
     OutputStarted(OutputInfo),
     /// An output was committed, or failed.
     OutputCompleted(OutputInfo),
-    /// All outputs ended.
+    /// All outputs ended, or one failed for good.
     BatchCompleted(BatchInfo),
 }
 

@@ -180,6 +180,13 @@ impl Driver {
         }
     }
 
+    /// Tells of a batch; a plan that sinks are born by is none.
+    fn tell_of(&self, plan: &BatchPlan, event: impl FnOnce() -> Event) {
+        if !plan.is_birth() {
+            self.tell(event);
+        }
+    }
+
     /// Starts, recovers, and runs batches until it is stopped, caught up (where asked to), or fails.
     ///
     /// # Errors
@@ -335,7 +342,6 @@ impl Driver {
         }
         let logged = logged?;
         running.must_be_logged = false;
-        self.tell(|| Event::BatchSubmitted(BatchInfo::of(&logged.plan, self.clock.now_ms())));
         if !next.losses.is_empty() {
             log_losses(
                 &self.checkpoint,
@@ -385,23 +391,42 @@ impl Driver {
             self.checkpoint.log_commit(&commit).await?;
         }
         let mut info = BatchInfo::of(&logged.plan, self.clock.now_ms());
+        self.tell_of(&logged.plan, || Event::BatchSubmitted(info.clone()));
         info.started_ms = Some(self.clock.now_ms());
-        self.tell(|| Event::BatchStarted(info.clone()));
+        self.tell_of(&logged.plan, || Event::BatchStarted(info.clone()));
+        let mut failed = None;
         for at in 0..self.outputs.len() {
             let name = self.outputs[at].name.clone();
-            let done = if missing.contains(&name) {
-                self.told_output(at, running, &logged, &mut losses, &mut findings, &mut info)
-                    .await?
-            } else {
-                SinkCommit {
+            if !missing.contains(&name) {
+                let found = SinkCommit {
                     found: true,
                     ..SinkCommit::default()
+                };
+                commit.sinks.insert(name, found);
+                continue;
+            }
+            match self
+                .told_output(at, running, &logged, &mut losses, &mut findings, &mut info)
+                .await
+            {
+                Ok(done) => {
+                    commit.sinks.insert(name, done);
                 }
-            };
-            commit.sinks.insert(name, done);
+                // The outputs beside it have what they need: the batch is theirs, whatever this closure does.
+                Err(error) if error.kind() == Kind::UserCode => {
+                    failed.get_or_insert(error);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
         info.ended_ms = Some(self.clock.now_ms());
-        self.tell(|| Event::BatchCompleted(info.clone()));
+        self.tell_of(&logged.plan, || Event::BatchCompleted(info.clone()));
+        if let Some(error) = failed {
+            return Err(error);
+        }
         let worked = self.clock.elapsed() - begun;
         running.record_bytes.clone_from(&findings.record_bytes);
         running.states = state::after(&logged.plan.states, [&findings.states]);
@@ -449,16 +474,12 @@ impl Driver {
             ended_ms: None,
             failure: None,
         };
-        self.tell(|| Event::OutputStarted(info.clone()));
+        self.tell_of(&logged.plan, || Event::OutputStarted(info.clone()));
         let done = self.run_output(at, &running.claim, logged, losses, findings).await;
         info.ended_ms = Some(self.clock.now_ms());
         info.failure = done.as_ref().err().map(Error::chain);
-        self.tell(|| Event::OutputCompleted(info.clone()));
+        self.tell_of(&logged.plan, || Event::OutputCompleted(info.clone()));
         batch.outputs.insert(info.name.clone(), info);
-        if done.is_err() {
-            batch.ended_ms = Some(self.clock.now_ms());
-            self.tell(|| Event::BatchCompleted(batch.clone()));
-        }
         done
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::seconds;
-use crate::Files;
+use crate::WatchedFolder;
 use crate::testing::{Harness, Output};
 
 /// Puts a file in its folder whole.
@@ -15,7 +15,7 @@ fn put(folder: &Path, name: &str, text: &str) {
 }
 
 /// File 0 is there before the start, files 1 to 5 come later, one per batch.
-fn files_read(of: impl Fn(Files) -> Files) -> Vec<String> {
+fn files_read(of: impl Fn(WatchedFolder) -> WatchedFolder) -> Vec<String> {
     let harness = Harness::new(seconds(2));
     let folder = harness.folder().join("in");
     fs::create_dir(&folder).unwrap();
@@ -24,7 +24,7 @@ fn files_read(of: impl Fn(Files) -> Files) -> Vec<String> {
     let run = harness
         .start(|context| {
             context
-                .file_stream(of(Files::in_folder(&folder)))
+                .file_stream(of(WatchedFolder::at(&folder)))
                 .foreach_batch(output.keep());
             Ok(())
         })
@@ -40,7 +40,7 @@ fn files_read(of: impl Fn(Files) -> Files) -> Vec<String> {
 #[test]
 fn op_17_files_that_come_are_read_and_old_ones_where_asked_for() {
     assert_eq!(files_read(|files| files), ["1", "2", "3", "4", "5"]);
-    assert_eq!(files_read(Files::with_old), ["0", "1", "2", "3", "4", "5"]);
+    assert_eq!(files_read(WatchedFolder::with_old), ["0", "1", "2", "3", "4", "5"]);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn op_18_what_is_renamed_to_a_watched_name_is_new() {
     let output = Output::default();
     let run = harness
         .start(|context| {
-            let logs = Files::in_folder(&folder).accepting(|name| name.ends_with(".log"));
+            let logs = WatchedFolder::at(&folder).accepting(|name| name.ends_with(".log"));
             context.file_stream(logs).foreach_batch(output.keep());
             Ok(())
         })
@@ -73,7 +73,7 @@ fn a_file_that_changes_after_it_was_read_stops_the_stream() {
     let run = harness
         .start(|context| {
             context
-                .file_stream(Files::in_folder(&folder))
+                .file_stream(WatchedFolder::at(&folder))
                 .foreach_batch(output.keep());
             Ok(())
         })
@@ -95,7 +95,7 @@ fn ckp_11_files_that_came_while_nothing_ran_are_read_once() {
     let start = || {
         harness.start(|context| {
             context
-                .file_stream(Files::in_folder(&folder))
+                .file_stream(WatchedFolder::at(&folder))
                 .map(|line| line.parse::<u64>().unwrap_or(0))
                 .reduce_by_window(|a, b| a + b, seconds(60), seconds(2))
                 .foreach_batch(output.keep());

@@ -5,6 +5,8 @@
 
 mod change_of_program;
 mod files;
+mod lifecycle;
+mod listeners;
 mod recovery;
 mod state;
 mod stateless;

@@ -4,6 +4,8 @@ mod keyed_state;
 mod outputs;
 mod pairs;
 mod reduced_windows;
+mod saved;
+mod sinks;
 mod state;
 mod transform;
 mod update_state;
@@ -78,8 +80,25 @@ impl<T: Send + 'static> DStream<T> {
         self,
         each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
     ) -> DStream<U> {
+        self.made(false, each)
+    }
+
+    /// The same where every value stays in its slice, behind those before it.
+    pub(crate) fn in_slices<U: Send + 'static>(
+        self,
+        each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
+    ) -> DStream<U> {
+        self.made(true, each)
+    }
+
+    fn made<U: Send + 'static>(
+        self,
+        in_slices: bool,
+        each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
+    ) -> DStream<U> {
         let what = Declaration {
             parents: vec![self.stream],
+            in_slices,
             ..Declaration::default()
         };
         let parent = self.compute;
@@ -107,7 +126,7 @@ impl<T: Send + 'static> DStream<T> {
     #[must_use]
     pub fn map<U: Send + 'static>(self, f: impl Fn(T) -> U + Send + Sync + 'static) -> DStream<U> {
         let f = Arc::new(f);
-        self.derived(move |batch| {
+        self.in_slices(move |batch| {
             let f = Arc::clone(&f);
             batch.map(move |value| f(value))
         })
@@ -121,7 +140,7 @@ impl<T: Send + 'static> DStream<T> {
         f: impl Fn(T) -> R + Send + Sync + 'static,
     ) -> DStream<U> {
         let f = Arc::new(f);
-        self.derived(move |batch| {
+        self.in_slices(move |batch| {
             let f = Arc::clone(&f);
             batch.try_map(move |value| f(value))
         })
@@ -131,7 +150,7 @@ impl<T: Send + 'static> DStream<T> {
     #[must_use]
     pub fn filter(self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         let keep = Arc::new(keep);
-        self.derived(move |batch| {
+        self.in_slices(move |batch| {
             let keep = Arc::clone(&keep);
             batch.filter(move |value| keep(value))
         })
@@ -144,7 +163,7 @@ impl<T: Send + 'static> DStream<T> {
         f: impl Fn(T) -> I + Send + Sync + 'static,
     ) -> DStream<U> {
         let f = Arc::new(f);
-        self.derived(move |batch| {
+        self.in_slices(move |batch| {
             let f = Arc::clone(&f);
             batch.flat_map(move |value| f(value))
         })
@@ -157,7 +176,7 @@ impl<T: Send + 'static> DStream<T> {
         f: impl Fn(std::vec::IntoIter<T>) -> I + Send + Sync + 'static,
     ) -> DStream<U> {
         let f = Arc::new(f);
-        self.derived(move |batch| {
+        self.in_slices(move |batch| {
             let f = Arc::clone(&f);
             batch.map_partitions(move |values| f(values))
         })
@@ -166,7 +185,7 @@ impl<T: Send + 'static> DStream<T> {
     /// One list per slice.
     #[must_use]
     pub fn glom(self) -> DStream<Vec<T>> {
-        self.derived(Batch::glom)
+        self.in_slices(Batch::glom)
     }
 
     /// The number of values of each batch: 0 for an empty one.
@@ -272,6 +291,7 @@ impl<T: Clone + Send + Sync + 'static> DStream<T> {
     pub fn cache(self) -> Self {
         let what = Declaration {
             parents: vec![Arc::clone(&self.stream)],
+            in_slices: true,
             ..Declaration::default()
         };
         let stream = self.graph.declare(what);

@@ -248,6 +248,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
             parents: vec![Arc::clone(&parent.stream)],
             slide_ms: Some(slide_ms),
             looks_back_ms: window_ms,
+            in_slices: false,
             stateful: Some((
                 "reduced-window",
                 format!(

@@ -208,6 +208,7 @@ impl<T: Data> DStream<T> {
             parents: vec![Arc::clone(&self.stream)],
             slide_ms: Some(slide_ms),
             looks_back_ms: window_ms,
+            in_slices: false,
             stateful: Some((
                 "window",
                 format!("{} of {window_ms} ms every {parent_ms} ms", codec::shape::<T>()),

@@ -1,10 +1,10 @@
 //! Where streams begin.
 
-pub(crate) mod files;
 pub(crate) mod kafka;
 pub(crate) mod memory;
 pub(crate) mod queue;
 pub(crate) mod rate;
+pub(crate) mod watched_folder;
 
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};

@@ -20,7 +20,9 @@ use crate::running::Ending;
 pub struct Harness {
     interval: Duration,
     clock: Arc<ManualClock>,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes the folder, where it is the harness's own.
+    _temporary: Option<TempDir>,
 }
 
 /// A program that runs.
@@ -63,21 +65,34 @@ impl Harness {
     /// # Panics
     /// Where no temporary folder can be made.
     pub fn new(interval: Duration) -> Self {
+        let temporary = tempfile::tempdir().expect("a temporary folder can be made");
         Self {
             interval,
             clock: Arc::default(),
-            folder: tempfile::tempdir().expect("a temporary folder can be made"),
+            folder: temporary.path().to_owned(),
+            _temporary: Some(temporary),
+        }
+    }
+
+    /// The same in a folder that outlives it, for a program that is killed with its process.
+    #[cfg(test)]
+    pub(crate) fn in_folder(interval: Duration, folder: PathBuf) -> Self {
+        Self {
+            interval,
+            clock: Arc::default(),
+            folder,
+            _temporary: None,
         }
     }
 
     /// The folder of the checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
-        self.folder.path().join("checkpoint")
+        self.folder.join("checkpoint")
     }
 
     /// A folder for whatever a test needs; removed with the harness.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// The time in milliseconds.
@@ -189,7 +204,7 @@ impl Run<'_> {
     /// # Errors
     /// What ended it, if it did not end well.
     pub fn stop(self) -> Result<Summary> {
-        self.context.stop();
+        self.context.stop()?;
         self.context.await_termination()
     }
 }

@@ -27,26 +27,26 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 
 type Accepts = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Files of a folder for [`StreamingContext::file_stream`](crate::StreamingContext::file_stream).
+/// A folder that files come into, for [`StreamingContext::file_stream`](crate::StreamingContext::file_stream).
 #[derive(Clone)]
-pub struct Files {
+pub struct WatchedFolder {
     folder: PathBuf,
     with_old: bool,
     accepts: Accepts,
 }
 
-impl std::fmt::Debug for Files {
+impl std::fmt::Debug for WatchedFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Files")
+        f.debug_struct("WatchedFolder")
             .field("folder", &self.folder)
             .field("with_old", &self.with_old)
             .finish_non_exhaustive()
     }
 }
 
-impl Files {
+impl WatchedFolder {
     /// Files that come into `folder` after the first start; names that begin with a dot are left out.
-    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
             with_old: false,
@@ -81,14 +81,14 @@ impl Files {
     }
 }
 
-impl Opens for Files {
+impl Opens for WatchedFolder {
     fn open(&self, _app: &str) -> Result<Arc<dyn Source>> {
         Ok(Arc::new(FileSource(self.clone())))
     }
 }
 
 #[derive(Debug)]
-struct FileSource(Files);
+struct FileSource(WatchedFolder);
 
 /// What tells a file from another of its name, and from itself after a change.
 fn identity(of: &fs::Metadata) -> String {
@@ -329,7 +329,7 @@ mod tests {
     async fn read(text: &str, cuts: &[i64]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("f"), text).unwrap();
-        let source = FileSource(Files::in_folder(folder.path()));
+        let source = FileSource(WatchedFolder::at(folder.path()));
         let end = source.ends(true).await.unwrap().remove(0);
         let mut places = vec![0];
         places.extend(cuts);
