@@ -37,11 +37,13 @@ mod graph;
 mod outcome;
 mod output;
 mod record;
+mod remembered;
 mod running;
 mod scope;
 mod source;
 mod task;
 pub mod testing;
+mod time;
 
 pub use batch::Batch;
 pub use codec::{Data, Key};
