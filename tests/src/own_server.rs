@@ -149,6 +149,50 @@ impl Drop for SecureKafka {
     }
 }
 
+/// A Kafka broker with a listener that takes nothing but Kerberos tickets, and their KDC. The realm knows the principal `reader`.
+#[derive(Debug)]
+pub struct GssapiKafka {
+    run: PathBuf,
+    address: String,
+    port: String,
+    kdc: PathBuf,
+}
+
+impl GssapiKafka {
+    /// # Errors
+    /// Where they don't come up.
+    pub fn start() -> Result<Self> {
+        let exports = Exports(script(&["own", "gssapi"])?);
+        Ok(Self {
+            run: PathBuf::from(exports.value("TIDEMILL_TEST_RUN")?),
+            address: exports.value("TIDEMILL_TEST_KAFKA")?.to_owned(),
+            port: exports.value("TIDEMILL_TEST_SASL_PORT")?.to_owned(),
+            kdc: PathBuf::from(exports.value("TIDEMILL_TEST_KDC")?),
+        })
+    }
+
+    /// The listener that lets anybody in.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The port of the listener for Kerberos.
+    pub fn sasl(&self) -> &str {
+        &self.port
+    }
+
+    /// A file of the realm: `krb5.conf`, `reader.keytab`.
+    pub fn file(&self, name: &str) -> String {
+        self.kdc.join(name).display().to_string()
+    }
+}
+
+impl Drop for GssapiKafka {
+    fn drop(&mut self) {
+        stop(&self.run);
+    }
+}
+
 /// A PostgreSQL server whose certificate names 127.0.0.1 and nothing else. The role `pipeline` (password `hunter2`) is let in
 /// over TLS only, the role `client` by its certificate; both may make tables.
 #[derive(Debug)]

@@ -84,6 +84,9 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
         for (name, sink) in &commit.sinks {
             writeln!(out, "last commit {} sink {name}: {}", commit.batch_id, counts(sink))?;
         }
+        for (operator, version) in &commit.states {
+            writeln!(out, "state {operator} of batch {}, {}", version.batch_id, version.name)?;
+        }
     }
     Ok(())
 }

@@ -132,6 +132,9 @@ const ALIASES: [(&str, &str); 6] = [
     ("sasl.oauthbearer.client.credentials.client.secret", CLIENT_SECRET),
 ];
 
+const GSSAPI_WAY_OUT: &str = "GSSAPI is spoken through librdkafka alone: a source with reader = \"librdkafka\", in a tidemill built with \
+     --features gssapi";
+
 /// What errors call them.
 const TLS_NAMES: Names = Names {
     ca: CA_FILE,
@@ -213,7 +216,7 @@ impl<'a> Given<'a> {
                 name,
                 "encrypted keys are not read; decrypt it with openssl pkcs8 and keep the file readable for its owner only",
             ),
-            None if name.starts_with("sasl.kerberos.") => self.refuse(name, "GSSAPI is not in this version"),
+            None if name.starts_with("sasl.kerberos.") => self.refuse(name, GSSAPI_WAY_OUT),
             None => self.refuse(name, format!("is not known; known are {}", KNOWN.join(", "))),
         }
     }
@@ -300,7 +303,7 @@ impl<'a> Given<'a> {
             "SCRAM-SHA-512" => self.login().map(Sasl::ScramSha512),
             "OAUTHBEARER" => self.bearer().map(Sasl::OauthBearer),
             "GSSAPI" => {
-                self.refuse(MECHANISM, "GSSAPI is not in this version");
+                self.refuse(MECHANISM, GSSAPI_WAY_OUT);
                 None
             }
             _ => {

@@ -17,7 +17,8 @@ use crate::fetch::buffer_pool::BufferPool;
 use crate::fetch::reader;
 use crate::fetch::scan::KafkaScan;
 use crate::fetch::session::Shared;
-use crate::librdkafka::LibrdkafkaScan;
+use crate::librdkafka::lookups::Lookups;
+use crate::librdkafka::{self, LibrdkafkaScan};
 use crate::wire::allowed::{Allowed, Operation, missing};
 use crate::wire::cluster::Cluster;
 use crate::wire::epoch_end::{AskedEpoch, epoch_ends};
@@ -30,6 +31,9 @@ use crate::wire::topic_id;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// Scans of no more offsets are read where they are decoded: waking another thread would cost more than it saves.
 const FEW_OFFSETS: u64 = 50_000;
+/// What a person should know of a source that is asked about through librdkafka.
+const LIBRDKAFKA_TELLS_LESS: &str = "warning: all is asked through librdkafka, which tells neither topic ids nor leader epochs: a topic \
+     that was deleted and made anew is noticed only where it ends before what was read";
 
 /// What a check says of brokers that give topics no ids.
 const NO_TOPIC_IDS: &str = "warning: its brokers give topics no ids, as Kafka before 2.8 does: a topic that was deleted and \
@@ -43,6 +47,8 @@ pub struct KafkaSource {
     shared: Shared,
     /// The same cluster for long scans, with connections of their own.
     apart: Shared,
+    /// Who answers in place of our own wire, where that is not let in.
+    lookups: Option<Arc<Lookups>>,
     /// Leaf locks, taken once per call. The first holds the last ends: an end that moves back shows a topic that was
     /// made anew under known metadata.
     last_ends: Mutex<HashMap<TopicPartition, i64>>,
@@ -86,6 +92,7 @@ impl KafkaSource {
             ..shared.clone()
         };
         Self {
+            lookups: librdkafka::lookups(shared.cluster.config()),
             shared,
             apart,
             last_ends: Mutex::default(),
@@ -104,20 +111,56 @@ impl KafkaSource {
 
     /// False where the brokers say nothing of the ids of the topics that are read.
     async fn knows_topic_ids(&self) -> Answer<bool> {
-        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let metadata = self.metadata(self.config().metadata_age_max).await?;
         Ok(self.topics(&metadata)?.iter().all(|(_, topic)| topic.id.is_some()))
     }
 
+    async fn metadata(&self, age_max: Duration) -> Answer<Arc<Metadata>> {
+        match &self.lookups {
+            Some(lookups) => lookups.metadata(age_max).await,
+            None => self.shared.cluster.metadata(age_max).await,
+        }
+    }
+
+    /// An offset of each of these partitions, which the broker at `address` leads.
+    async fn list(
+        &self,
+        address: &str,
+        partitions: &[(TopicPartition, i32)],
+        which: Which,
+    ) -> Answer<Vec<(TopicPartition, i64)>> {
+        match &self.lookups {
+            Some(lookups) => {
+                let partitions: Vec<_> = partitions.iter().map(|(partition, _)| partition.clone()).collect();
+                lookups.list(&partitions, which).await
+            }
+            None => list(&self.shared.cluster, address, partitions, which).await,
+        }
+    }
+
     async fn commit(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Answer<()> {
+        if let Some(lookups) = &self.lookups {
+            return lookups.commit(positions).await;
+        }
         let coordinator = self.coordinator(group).await?;
         let stored = group::commit(&self.shared.cluster, &coordinator, group, positions).await;
         stored.inspect_err(|_fault| self.forget_coordinator())
     }
 
     async fn stored(&self, group: &str, partitions: &[TopicPartition]) -> Answer<Vec<Option<i64>>> {
-        let coordinator = self.coordinator(group).await?;
-        let stored = group::fetch(&self.shared.cluster, &coordinator, group, partitions).await;
-        let stored = stored.inspect_err(|_fault| self.forget_coordinator())?;
+        let stored: HashMap<TopicPartition, i64> = match &self.lookups {
+            Some(lookups) => {
+                let stored = lookups.committed(partitions).await?.into_iter();
+                stored
+                    .filter_map(|(partition, offset)| Some((partition, offset?)))
+                    .collect()
+            }
+            None => {
+                let coordinator = self.coordinator(group).await?;
+                let stored = group::fetch(&self.shared.cluster, &coordinator, group, partitions).await;
+                stored.inspect_err(|_fault| self.forget_coordinator())?
+            }
+        };
         Ok(partitions
             .iter()
             .map(|partition| stored.get(partition).copied())
@@ -135,10 +178,10 @@ impl KafkaSource {
     }
 
     async fn read_ends(&self, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
-        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let metadata = self.metadata(self.config().metadata_age_max).await?;
         let mut ends = self.list_ends(&metadata, with_earliest).await?;
         if self.went_back(&ends) {
-            let metadata = self.shared.cluster.metadata(Duration::ZERO).await?;
+            let metadata = self.metadata(Duration::ZERO).await?;
             ends = self.list_ends(&metadata, with_earliest).await?;
         }
         *self.last_ends.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -154,11 +197,10 @@ impl KafkaSource {
 
     async fn list_ends(&self, metadata: &Metadata, with_earliest: bool) -> Answer<Vec<PartitionEnds>> {
         let mut ends = self.partitions(metadata)?;
-        let cluster = &self.shared.cluster;
         let asked = by_leader(&ends).into_iter().map(|(address, partitions)| async move {
-            let latest = list(cluster, address, &partitions, Which::End).await?;
+            let latest = self.list(address, &partitions, Which::End).await?;
             let earliest = match with_earliest {
-                true => list(cluster, address, &partitions, Which::Earliest).await?,
+                true => self.list(address, &partitions, Which::Earliest).await?,
                 false => Vec::new(),
             };
             Answer::Ok((latest, earliest))
@@ -180,17 +222,16 @@ impl KafkaSource {
     }
 
     async fn list_all(&self, which: Which) -> Answer<Vec<(TopicPartition, i64)>> {
-        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let metadata = self.metadata(self.config().metadata_age_max).await?;
         let partitions = self.partitions(&metadata)?;
-        let cluster = &self.shared.cluster;
         let asked = by_leader(&partitions)
             .into_iter()
-            .map(|(address, partitions)| async move { list(cluster, address, &partitions, which).await });
+            .map(|(address, partitions)| async move { self.list(address, &partitions, which).await });
         Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     async fn ends_of_epochs(&self, epochs: &[(TopicPartition, i32)]) -> Answer<Vec<(TopicPartition, i64)>> {
-        let metadata = self.shared.cluster.metadata(self.config().metadata_age_max).await?;
+        let metadata = self.metadata(self.config().metadata_age_max).await?;
         let mut by_leader: HashMap<&str, Vec<AskedEpoch>> = HashMap::new();
         for (end, address) in self.partitions(&metadata)? {
             if let Some((partition, epoch)) = epochs.iter().find(|(partition, _)| *partition == end.partition) {
@@ -309,6 +350,10 @@ impl Source for KafkaSource {
     }
 
     async fn epoch_ends(&self, epochs: &[(TopicPartition, i32)]) -> Result<Vec<(TopicPartition, i64)>> {
+        if self.lookups.is_some() {
+            // Epochs are known from before this reader, at most.
+            return Ok(Vec::new());
+        }
         let ask = || self.ends_of_epochs(epochs);
         self.shared
             .cluster
@@ -317,6 +362,9 @@ impl Source for KafkaSource {
     }
 
     async fn check(&self) -> Result<Vec<String>> {
+        if self.lookups.is_some() {
+            return Ok(vec![LIBRDKAFKA_TELLS_LESS.to_owned()]);
+        }
         let mut found = Vec::new();
         let ask = || self.knows_topic_ids();
         let told = self.shared.cluster.until_answered("looking for topic ids", ask).await?;
@@ -350,7 +398,8 @@ impl Source for KafkaSource {
     fn scan(&self, ranges: Vec<RangePlan>, columns: RawColumns) -> Arc<dyn Scan> {
         if let Reader::Librdkafka(properties) = &self.config().reader {
             let cluster = Arc::clone(&self.shared.cluster);
-            return Arc::new(LibrdkafkaScan::new(cluster, properties, ranges, columns));
+            let lookups = self.lookups.clone();
+            return Arc::new(LibrdkafkaScan::new(cluster, lookups, properties, ranges, columns));
         }
         let offsets: u64 = ranges.iter().map(RangePlan::offsets).sum();
         Arc::new(if offsets <= FEW_OFFSETS {

@@ -79,7 +79,7 @@ impl StreamingContext {
                 "a direct stream needs topics: DirectKafka::new(…).topics([\"events\"])",
             ));
         }
-        let limits = kafka.limits();
+        let limits = kafka.limits.clone();
         let (name, reading) = self.add_source(Box::new(kafka), limits, false);
         Ok(self.stream_of(move |scope| reading.batch(&name, scope).map(Some)))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tidemill_engine::error::{Error, Kind, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Stream {
     read_once: bool,
     /// The name that the program gave it. A leaf lock.
     name: Mutex<Option<String>>,
+    /// The stateful stream inside an operator that is made of several: a name given to this one is meant for it.
+    inner: OnceLock<Arc<Stream>>,
     /// What the program asked it to remember. A leaf lock.
     remember_ms: Mutex<i64>,
 }
@@ -57,7 +59,16 @@ impl Stream {
     }
 
     pub(crate) fn rename(&self, name: String) {
-        *lock(&self.name) = Some(name);
+        match self.inner.get() {
+            Some(inner) => inner.rename(name),
+            None => *lock(&self.name) = Some(name),
+        }
+    }
+
+    /// Lets a name given to this be that of `inner`.
+    pub(crate) fn stands_for(&self, inner: Arc<Self>) {
+        // An operator has one inside.
+        let _first = self.inner.set(inner);
     }
 
     fn spec(&self) -> Option<OperatorSpec> {
@@ -189,6 +200,7 @@ impl Graph {
             stateful,
             read_once: what.read_once,
             name: Mutex::default(),
+            inner: OnceLock::new(),
             remember_ms: Mutex::new(slide_ms),
         });
         streams.push(Arc::clone(&stream));

@@ -46,6 +46,7 @@ pub mod testing;
 mod time;
 
 pub use batch::Batch;
+pub use batch::keyed::{BothSides, EitherSide};
 pub use codec::{Data, Key};
 pub use context::{Builder, StreamingContext};
 pub use dstream::{DStream, IntoBatch, MapWithState, Rows, State, StateSpec};

@@ -13,7 +13,10 @@ mod dead_letters;
 mod disk_full;
 mod drills;
 mod durable;
+mod examples;
 mod formats;
+#[cfg(feature = "gssapi")]
+mod gssapi;
 mod hard_topics;
 mod kafka_server;
 mod kafka_sink;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use tidemill_kafka::refused_by_librdkafka;
-use tidemill_kafka::security::{Security, is_security};
+use tidemill_kafka::security::{Refused, Security, is_security};
 
 use super::document::Section;
 
@@ -20,40 +20,41 @@ impl fmt::Debug for Properties {
 
 /// Reads those that librdkafka is to honour; what it can't is a problem at its line.
 pub(super) fn properties_of_librdkafka(section: &Section<'_, '_>) -> Properties {
-    let mut honoured = BTreeMap::new();
-    for (name, value, line) in section.pairs("properties") {
-        match refused_by_librdkafka(&name, &value) {
-            Some(why) => {
-                let at = format!("{}.{name}", section.at("properties"));
-                section.doc.problem(line, at, why);
-            }
-            None => {
-                honoured.insert(name, value);
-            }
-        }
-    }
+    let pairs = section.pairs("properties");
+    let honoured = pairs
+        .iter()
+        .map(|(name, value, _)| (name.clone(), value.clone()))
+        .collect();
+    problems(section, &pairs, refused_by_librdkafka(&honoured).err());
     Properties(honoured)
 }
 
 /// Reads them; what can't be honoured is a problem at its line. `refused` says why, for what is not about security.
 pub(super) fn properties(section: &Section<'_, '_>, refused: impl Fn(&str, &str) -> Option<String>) -> Properties {
     let pairs = section.pairs("properties");
-    let at = |name: &str| format!("{}.{name}", section.at("properties"));
     let mut honoured = BTreeMap::new();
     for (name, value, line) in &pairs {
         let why = if is_security(name) { None } else { refused(name, value) };
         match why {
-            Some(why) => section.doc.problem(*line, at(name), why),
+            Some(why) => section.doc.problem(*line, at(section, name), why),
             None => {
                 honoured.insert(name.clone(), value.clone());
             }
         }
     }
-    for refused in Security::of(&honoured).err().unwrap_or_default() {
+    problems(section, &pairs, Security::of(&honoured).err());
+    Properties(honoured)
+}
+
+fn at(section: &Section<'_, '_>, name: &str) -> String {
+    format!("{}.{name}", section.at("properties"))
+}
+
+fn problems(section: &Section<'_, '_>, pairs: &[(String, String, usize)], refused: Option<Vec<Refused>>) {
+    for refused in refused.unwrap_or_default() {
         let named = pairs.iter().find(|(name, ..)| *name == refused.name);
         // A property that is missing has no line of its own.
         let line = named.or(pairs.first()).map_or(section.line, |(.., line)| *line);
-        section.doc.problem(line, at(&refused.name), refused.why);
+        section.doc.problem(line, at(section, &refused.name), refused.why);
     }
-    Properties(honoured)
 }

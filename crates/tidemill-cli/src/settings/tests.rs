@@ -248,6 +248,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     ("\"PLAINTEXT\"", "\"SASL_SSL\"", "sasl.mechanism: is missing"),
     (
+        "\"PLAINTEXT\"",
+        "\"SASL_SSL\", \"sasl.mechanism\" = \"GSSAPI\"",
+        "sasl.mechanism: GSSAPI is spoken through librdkafka alone: a source with reader = \"librdkafka\"",
+    ),
+    (
         "client.id",
         "linger.ms",
         "f.toml:19: sources.events.properties.linger.ms: the native reader can't honour this",
@@ -271,7 +276,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "format  = \"json\"",
         "format = \"json\"\nreader = \"librdkafka\"",
-        "sources.events.properties.security.protocol: librdkafka is built in without TLS and SASL",
+        "sources.events.properties.security.protocol: librdkafka is built in for SASL by GSSAPI alone",
     ),
     (
         "backpressure = false",

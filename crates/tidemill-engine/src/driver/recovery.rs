@@ -16,7 +16,7 @@ use super::lag::LagClock;
 use super::pace::Pace;
 use super::publisher::Publisher;
 use super::ranges::partition_bounds;
-use super::states::States;
+use super::states::{self, States};
 use super::ticks::zero;
 use super::turns::{TURN_VERSION, predecessor};
 use super::{Driver, DriverSource, Output, Running, Summary, TickPolicy};
@@ -86,6 +86,7 @@ impl Driver {
             source.source.ends(false).await?;
         }
         let (standing, app) = self.acceptable().await?;
+        self.refuse_states(&standing).await?;
         for text in self.left_behind(&standing, &app.app_uuid) {
             tracing::warn!("{text}");
         }
@@ -329,11 +330,26 @@ impl Driver {
                 running
             }
         };
+        let forgotten = &self.settings.ways_out.forget_states;
+        running.states.retain(|operator, _| !forgotten.contains(operator));
         self.tidy(running.last.plan.batch_id).await;
         for output in &self.outputs {
             running.yields_without_input |= output.job.yields_without_input().await?;
         }
         Ok(running)
+    }
+
+    /// State that the outputs can't go on from is refused before anything is touched (X6).
+    async fn refuse_states(&self, standing: &Standing) -> Result<()> {
+        let Some(last) = &standing.contents.last_plan else {
+            return Ok(());
+        };
+        let committed = standing.contents.last_commit.as_ref();
+        let committed = committed.map(|commit| (commit.batch_id, commit.states.clone()));
+        let decided = decided(last.plan.batch_id, committed.as_ref(), &standing.ledgers());
+        let versions = state::after(&last.plan.states, [&decided]);
+        let forgotten = &self.settings.ways_out.forget_states;
+        states::acceptable(&self.checkpoint, &self.outputs, &versions, forgotten).await
     }
 
     async fn open_states(&mut self, versions: &StateVersions) -> Result<()> {

@@ -24,6 +24,57 @@ pub(super) struct States {
     operators: Vec<OperatorSpec>,
 }
 
+fn operators(outputs: &[Output]) -> BTreeMap<String, OperatorSpec> {
+    let of_jobs = outputs.iter().flat_map(|output| output.job.operators());
+    of_jobs.map(|operator| (operator.id.clone(), operator)).collect()
+}
+
+/// State that nobody would read any more is not dropped unasked.
+fn refuse_gone(
+    operators: &BTreeMap<String, OperatorSpec>,
+    versions: &StateVersions,
+    forgotten: &[String],
+) -> Result<()> {
+    let gone = |id: &&String| !operators.contains_key(*id) && !forgotten.contains(id);
+    let Some(gone) = versions.keys().find(gone) else {
+        return Ok(());
+    };
+    let known: Vec<&str> = operators.keys().map(String::as_str).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Err(Error::new(
+        Kind::Config,
+        format!(
+            "the checkpoint holds state of the operator {gone}, which the program no longer has (it has: {known}). Give the \
+             operator its name back with .named({gone:?}), or let its state go with .forget_state({gone:?})"
+        ),
+    ))
+}
+
+/// Looks whether the outputs can go on from `versions`, touching nothing.
+///
+/// # Errors
+/// `Config` where an operator is gone or holds something else now; `Loss` where its state is missing or damaged.
+pub(super) async fn acceptable(
+    checkpoint: &Checkpoint,
+    outputs: &[Output],
+    versions: &StateVersions,
+    forgotten: &[String],
+) -> Result<()> {
+    let operators = operators(outputs);
+    refuse_gone(&operators, versions, forgotten)?;
+    let store = checkpoint.store();
+    for (id, version) in versions.iter().filter(|(id, _)| !forgotten.contains(id)) {
+        if let Some(operator) = operators.get(id) {
+            StateStore::check(store.as_ref(), operator, version).await?;
+        }
+    }
+    Ok(())
+}
+
 impl States {
     /// Brings all operators of the outputs to `versions`; those that have none begin empty.
     ///
@@ -36,29 +87,8 @@ impl States {
         versions: &StateVersions,
         forgotten: &[String],
     ) -> Result<Self> {
-        let operators: BTreeMap<String, OperatorSpec> = outputs
-            .iter()
-            .flat_map(|output| output.job.operators())
-            .map(|operator| (operator.id.clone(), operator))
-            .collect();
-        if let Some(gone) = versions
-            .keys()
-            .find(|id| !operators.contains_key(*id) && !forgotten.contains(id))
-        {
-            let known: Vec<&str> = operators.keys().map(String::as_str).collect();
-            return Err(Error::new(
-                Kind::Config,
-                format!(
-                    "the checkpoint holds state of the operator {gone}, which the program no longer has (it has: {}). Give the \
-                     operator its name back with .named({gone:?}), or let its state go with .forget_state({gone:?})",
-                    if known.is_empty() {
-                        "none".to_owned()
-                    } else {
-                        known.join(", ")
-                    }
-                ),
-            ));
-        }
+        let operators = operators(outputs);
+        refuse_gone(&operators, versions, forgotten)?;
         if operators.is_empty() {
             return Ok(Self::default());
         }

@@ -10,6 +10,12 @@ use crate::error::Result;
 /// What became of a key: its new value, or `None` where it was removed.
 pub(super) type Change = Option<Vec<u8>>;
 
+/// What becomes of a key: its bucket, the key, its new value or `None`.
+pub(super) type Entry<'a> = (u16, &'a [u8], Option<&'a [u8]>);
+
+/// Bytes that an entry takes in a version's file beside key and value.
+const ENTRY_BYTES: usize = 8;
+
 /// What a batch changes: per bucket, key to new value, or to `None` where the key is removed. In memory as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -77,6 +83,21 @@ impl Changes {
     /// True where nothing is changed.
     pub fn is_empty(&self) -> bool {
         self.buckets.values().all(BTreeMap::is_empty)
+    }
+
+    /// All of them in ascending order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let entries = self
+            .buckets
+            .iter()
+            .flat_map(|(bucket, entries)| entries.iter().map(move |entry| (*bucket, entry)));
+        entries.map(|(bucket, (key, value))| (bucket, key.as_slice(), value.as_deref()))
+    }
+
+    /// Bytes that they take in a version's file.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = |(_, key, value): Entry<'_>| (ENTRY_BYTES + key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        self.entries().map(bytes).sum()
     }
 
     /// Per bucket its changes in key order; buckets without any are left out.

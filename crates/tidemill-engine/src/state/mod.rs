@@ -8,13 +8,19 @@
 //! * A version is durable before it has a name that a ledger could hold, and is never changed ([`StateStore::stage`]).
 //! * Nothing is visible before [`StateStore::advance`]: until then every reader sees the base, in this process and after its end.
 //! * A version's name is one attempt's own: two drivers, or two attempts of one, never write the same file.
-//! * The checkpoint alone is enough. What stands on local disk is a cache and may vanish at any time.
+//! * The checkpoint alone is enough. What stands on local disk is a cache and may vanish at any time; it knows itself which
+//!   version it holds.
 //! * A file that is missing or damaged is an error that names operator and batch; it is never taken for empty state.
 //!
-//! Maxima: [`BUCKETS`] buckets; a key has at most [`KEY_BYTES_MAX`] bytes, a value at most [`VALUE_BYTES_MAX`].
+//! Maxima: [`BUCKETS`] buckets; a key has at most [`KEY_BYTES_MAX`] bytes, a value at most [`VALUE_BYTES_MAX`]. In memory are the
+//! changes of a batch, twice while they are staged; at most 4 MiB of folded changes; the buckets that a version writes whole: one,
+//! or twice what the batch changed; one file while it is read; and the cache's `memory_bytes_max`. A restoration reads about twice
+//! the state at most. `policy.rs` says why a batch pays for what it changed.
 
+mod cache;
 mod changes;
 mod name;
+mod policy;
 mod reader;
 mod store;
 #[cfg(test)]
@@ -25,6 +31,7 @@ pub use changes::{Changed, Changes};
 pub use name::StageName;
 pub use reader::{StateRange, StateReader};
 pub use store::{OperatorSummary, StateSettings, StateStore};
+pub use version::VersionSummary;
 
 use crate::error::{Error, Kind, Result};
 

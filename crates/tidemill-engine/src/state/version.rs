@@ -1,9 +1,11 @@
 //! The file of a version: a preamble, a head in JSON, sections of entries. `docs/formats.md` has it byte by byte.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use tidemill_core::BatchId;
 
-use super::changes::Change;
+use super::changes::{Change, Entry};
 use super::{BUCKETS, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Kind, Result};
 
@@ -35,9 +37,38 @@ pub(super) struct Head {
     /// Files whose changes come before those of this one, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Link>,
+    /// Where buckets stand whole; a bucket that is missing was empty before the chain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<BucketSnapshot>,
     /// What stands behind the head, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sections: Vec<Section>,
+}
+
+impl Head {
+    /// The batch after which a bucket was written whole; none where it never was.
+    pub(super) fn snapshot_batch(&self, bucket: u16) -> Option<BatchId> {
+        let mut snapshots = self.snapshots.iter();
+        let found = snapshots.find(|snapshot| snapshot.bucket == bucket);
+        found.map(|snapshot| snapshot.batch_id)
+    }
+
+    /// The names of all files that the version is made of, but its own.
+    pub(super) fn builds_on(&self) -> impl Iterator<Item = &String> {
+        let snapshots = self.snapshots.iter().filter_map(|snapshot| snapshot.name.as_ref());
+        self.chain.iter().map(|link| &link.name).chain(snapshots)
+    }
+
+    /// Keys and bytes of the version's own changes.
+    pub(super) fn changed(&self) -> (u64, u64) {
+        let changes = self
+            .sections
+            .iter()
+            .filter(|section| section.content == Content::Changes);
+        changes.fold((0, 0), |(entries, bytes), section| {
+            (entries + section.entries, bytes + section.bytes)
+        })
+    }
 }
 
 /// A file of a version's chain.
@@ -46,14 +77,47 @@ pub(super) struct Head {
 pub(super) struct Link {
     /// The file's name.
     pub name: String,
+    /// The batch after which the state is what the file makes of it.
+    pub batch_id: BatchId,
+    /// Keys that it changes.
+    pub entries: u64,
     /// Bytes of its changes.
     pub bytes: u64,
 }
 
-/// Changes of one bucket.
+/// A bucket that was written whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BucketSnapshot {
+    /// The bucket.
+    pub bucket: u16,
+    /// The batch after which it was this; changes of later batches come over it.
+    pub batch_id: BatchId,
+    /// The file that holds it; none where it was empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Keys in it.
+    pub entries: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+/// What a section holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Content {
+    /// What became of keys since the last file of the chain, or since the parent.
+    Changes,
+    /// All keys after the batch.
+    Snapshot,
+}
+
+/// Entries of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
+    /// What it holds.
+    pub content: Content,
     /// The bucket.
     pub bucket: u16,
     /// Entries in it.
@@ -62,6 +126,53 @@ pub(super) struct Section {
     pub bytes: u64,
     /// CRC-32C of these bytes.
     pub crc32c: u32,
+}
+
+/// What the file of a version says of itself, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionSummary {
+    /// The operator's id.
+    pub operator: String,
+    /// What it does.
+    pub kind: String,
+    /// What keys and values hold.
+    pub shape: String,
+    /// The batch after which the state is this.
+    pub batch_id: BatchId,
+    /// The version that the batch read; none where it read an empty state.
+    pub parent: Option<String>,
+    /// The names of the files that it is made of, but its own.
+    pub builds_on: Vec<String>,
+    /// Keys that it says are changed.
+    pub changed: u64,
+    /// Buckets that stand whole in it.
+    pub whole: Vec<u16>,
+}
+
+impl VersionSummary {
+    /// Reads the bytes of a file, and checks all of them.
+    ///
+    /// # Errors
+    /// `Loss` where the file is damaged.
+    pub fn of(bytes: Vec<u8>) -> Result<Self> {
+        let damaged = |what| Error::new(Kind::Loss, format!("state version is damaged: {what}"));
+        let file = VersionFile::decode(bytes).map_err(damaged)?;
+        let head = &file.head;
+        let whole = head
+            .sections
+            .iter()
+            .filter(|section| section.content == Content::Snapshot);
+        Ok(Self {
+            operator: head.operator.clone(),
+            kind: head.kind.clone(),
+            shape: head.shape.clone(),
+            batch_id: head.batch_id,
+            parent: head.parent.clone(),
+            builds_on: head.builds_on().cloned().collect(),
+            changed: file.changes().count() as u64,
+            whole: whole.map(|section| section.bucket).collect(),
+        })
+    }
 }
 
 /// A version as read from its file.
@@ -81,28 +192,50 @@ pub(super) struct SectionsWriter {
 }
 
 impl SectionsWriter {
-    /// Adds a bucket's entries, which come in key order.
+    /// Adds a bucket's changes.
     ///
     /// # Errors
     /// `Config` where a key or value is larger than the maximum; `Bug` where the bucket is none.
-    pub(super) fn add<'a>(
+    pub(super) fn add_changes(&mut self, bucket: u16, changes: &BTreeMap<Vec<u8>, Change>) -> Result<()> {
+        let from = self.bytes.len();
+        for (key, value) in changes {
+            self.put(key, value.as_deref())?;
+        }
+        self.end(Content::Changes, bucket, changes.len() as u64, from)
+    }
+
+    /// Adds a whole bucket, whose entries come in key order. Gives how many there are and their bytes; nothing is added where
+    /// there are none.
+    ///
+    /// # Errors
+    /// As [`add_changes`](Self::add_changes), and where an entry is an error.
+    pub(super) fn add_snapshot(
         &mut self,
         bucket: u16,
-        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    ) -> Result<()> {
+        entries: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>,
+    ) -> Result<(u64, u64)> {
+        let from = self.bytes.len();
+        let mut count = 0;
+        for entry in entries {
+            let (key, value) = entry?;
+            self.put(&key, Some(&value))?;
+            count += 1;
+        }
+        if count > 0 {
+            self.end(Content::Snapshot, bucket, count, from)?;
+        }
+        Ok((count, (self.bytes.len() - from) as u64))
+    }
+
+    fn end(&mut self, content: Content, bucket: u16, entries: u64, from: usize) -> Result<()> {
         if bucket >= BUCKETS {
             return Err(Error::new(Kind::Bug, format!("bucket {bucket} of {BUCKETS}")));
         }
-        let from = self.bytes.len();
-        let mut count = 0;
-        for (key, value) in entries {
-            self.put(key, value)?;
-            count += 1;
-        }
         let section = &self.bytes[from..];
         self.sections.push(Section {
+            content,
             bucket,
-            entries: count,
+            entries,
             bytes: section.len() as u64,
             crc32c: crc32c(section),
         });
@@ -123,10 +256,10 @@ impl SectionsWriter {
     ///
     /// # Errors
     /// Where the head can't be written as JSON: a bug.
-    pub(super) fn finish(self, mut head: Head) -> Result<Vec<u8>> {
+    pub(super) fn finish(self, head: &mut Head) -> Result<Vec<u8>> {
         head.sections = self.sections;
         let failed = |error| Error::with_source(Kind::Bug, "encode the head of a state version", error);
-        let text = serde_json::to_vec(&head).map_err(failed)?;
+        let text = serde_json::to_vec(head).map_err(failed)?;
         let length = u32::try_from(text.len())
             .map_err(|error| Error::with_source(Kind::Bug, "the head of a state version is beyond 4 GiB", error))?;
         let mut file = Vec::with_capacity(PREAMBLE_BYTES + text.len() + self.bytes.len());
@@ -161,9 +294,10 @@ impl VersionFile {
             return Err(format!("it has {} buckets, this build {BUCKETS}", self.head.buckets));
         }
         let mut at = self.sections_from;
+        let mut seen = BTreeSet::new();
         for section in &self.head.sections {
-            if section.bucket >= BUCKETS {
-                return Err(format!("bucket {} of {BUCKETS}", section.bucket));
+            if section.bucket >= BUCKETS || !seen.insert((section.content, section.bucket)) {
+                return Err(format!("bucket {} is none, or is there twice", section.bucket));
             }
             let length = usize::try_from(section.bytes).map_err(|_| "a section beyond its end".to_owned())?;
             let end = at.checked_add(length).filter(|end| *end <= self.bytes.len());
@@ -182,8 +316,35 @@ impl VersionFile {
         }
     }
 
-    /// The sections with their entries, in key order each.
-    pub(super) fn sections(&self) -> impl Iterator<Item = (&Section, Entries<'_>)> {
+    /// Bytes of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// True where a bucket stands whole in it.
+    pub(super) fn holds_snapshot(&self, bucket: u16) -> bool {
+        let mut sections = self.head.sections.iter();
+        sections.any(|section| section.content == Content::Snapshot && section.bucket == bucket)
+    }
+
+    /// What the version changes, in ascending order.
+    pub(super) fn changes(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.entries(Content::Changes, &|_| true)
+    }
+
+    /// Entries of wanted buckets, in ascending order.
+    pub(super) fn entries(&self, content: Content, wanted: &dyn Fn(u16) -> bool) -> impl Iterator<Item = Entry<'_>> {
+        let is_wanted = |section: &Section| section.content == content && wanted(section.bucket);
+        let mut sections: Vec<_> = self.sections().filter(|(section, _)| is_wanted(section)).collect();
+        sections.sort_by_key(|(section, _)| section.bucket);
+        sections.into_iter().flat_map(|(section, entries)| {
+            let bucket = section.bucket;
+            entries.map(move |(key, value)| (bucket, key, value))
+        })
+    }
+
+    /// The sections with their entries.
+    fn sections(&self) -> impl Iterator<Item = (&Section, Entries<'_>)> {
         let mut at = self.sections_from;
         self.head.sections.iter().map(move |section| {
             // In bounds: the file was checked.
@@ -199,9 +360,12 @@ fn check_entries(section: &Section, body: &[u8]) -> Result<(), String> {
     let mut entries = Entries { rest: body };
     let mut last: Option<&[u8]> = None;
     let mut count = 0;
-    for (key, _) in entries.by_ref() {
+    for (key, value) in entries.by_ref() {
         if last.is_some_and(|last| last >= key) {
             return Err(format!("keys of bucket {} are out of order", section.bucket));
+        }
+        if value.is_none() && section.content == Content::Snapshot {
+            return Err(format!("a removal in the snapshot of bucket {}", section.bucket));
         }
         last = Some(key);
         count += 1;
@@ -262,11 +426,6 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The entries of changes as [`SectionsWriter::add`] takes them.
-pub(super) fn borrowed<'a>((key, value): (&'a Vec<u8>, &'a Change)) -> (&'a [u8], Option<&'a [u8]>) {
-    (key, value.as_deref())
-}
-
 fn length(what: &str, bytes: &[u8], max: usize) -> Result<u32> {
     match u32::try_from(bytes.len()) {
         Ok(length) if bytes.len() <= max => Ok(length),
@@ -280,4 +439,93 @@ fn length(what: &str, bytes: &[u8], max: usize) -> Result<u32> {
 fn crc32c(bytes: &[u8]) -> u32 {
     let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
     u32::try_from(sum).expect("a 32-bit checksum fits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let mut head = Head {
+            operator: "counts".to_owned(),
+            kind: "k".to_owned(),
+            shape: "s".to_owned(),
+            buckets: BUCKETS,
+            batch_id: 7,
+            parent: Some("p".to_owned()),
+            chain: Vec::new(),
+            snapshots: Vec::new(),
+            sections: Vec::new(),
+        };
+        let mut sections = SectionsWriter::default();
+        let changes = [(b"a".to_vec(), Some(b"1".to_vec())), (b"b".to_vec(), None)];
+        sections.add_changes(3, &changes.into_iter().collect()).expect("added");
+        let whole = [Ok((b"a".to_vec(), b"1".to_vec())), Ok((b"c".to_vec(), Vec::new()))];
+        sections.add_snapshot(2, whole.into_iter()).expect("added");
+        assert_eq!(sections.add_snapshot(1, std::iter::empty()).expect("added"), (0, 0));
+        sections.finish(&mut head).expect("encoded")
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let file = VersionFile::decode(file()).expect("sound");
+        let changes: Vec<_> = file.changes().collect();
+        assert_eq!(changes, [(3, b"a".as_slice(), Some(b"1".as_slice())), (3, b"b", None)]);
+        let whole: Vec<_> = file.entries(Content::Snapshot, &|_| true).collect();
+        assert_eq!(
+            whole,
+            [(2, b"a".as_slice(), Some(b"1".as_slice())), (2, b"c", Some(b""))]
+        );
+        assert_eq!(file.entries(Content::Snapshot, &|bucket| bucket != 2).count(), 0);
+        assert!(file.holds_snapshot(2) && !file.holds_snapshot(3) && !file.holds_snapshot(1));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let sound = file();
+        for at in 0..sound.len() {
+            VersionFile::decode(sound[..at].to_vec()).expect_err("cut");
+            for bit in 0..8 {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(VersionFile::decode(damaged).is_err(), "byte {at} bit {bit}");
+            }
+        }
+        let mut longer = sound;
+        longer.push(0);
+        VersionFile::decode(longer).expect_err("longer");
+    }
+
+    /// A file whose checksums fit, with this section.
+    fn with_section(content: Content, bucket: u16, entries: u64, bytes: &[u8]) -> Result<VersionFile, String> {
+        let mut writer = SectionsWriter::default();
+        writer.bytes.extend_from_slice(bytes);
+        writer.sections.push(Section {
+            content,
+            bucket,
+            entries,
+            bytes: bytes.len() as u64,
+            crc32c: crc32c(bytes),
+        });
+        let mut head = VersionFile::decode(file()).expect("sound").head;
+        VersionFile::decode(writer.finish(&mut head).expect("encoded"))
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_behind_a_checksum_that_fits() {
+        let a = b"\x01\0\0\0\0\0\0\0a".as_slice();
+        let removed = b"\x01\0\0\0\xff\xff\xff\xffa".as_slice();
+        with_section(Content::Changes, 3, 1, a).expect("sound");
+        with_section(Content::Changes, 3, 1, removed).expect("sound");
+        for (what, content, bucket, entries, bytes) in [
+            ("no such bucket", Content::Changes, BUCKETS, 1, a.to_vec()),
+            ("more entries", Content::Changes, 3, 2, a.to_vec()),
+            ("keys out of order", Content::Changes, 3, 2, [a, a].concat()),
+            ("a removal in a snapshot", Content::Snapshot, 3, 1, removed.to_vec()),
+            ("within an entry", Content::Changes, 3, 2, [a, &a[..5]].concat()),
+            ("a length beyond the end", Content::Changes, 3, 1, [0xfe; 16].to_vec()),
+        ] {
+            assert!(with_section(content, bucket, entries, &bytes).is_err(), "{what}");
+        }
+    }
 }

@@ -1,23 +1,26 @@
 //! The second reader: ranges through librdkafka, for what the native one can't do on some cluster, and to tell whose fault it is
 //! where records look wrong. It reads what the native one reads, several times slower: each record is copied, and a batch
 //! begins with new connections. Offsets, ends and topic ids are asked by our own wire all the same, so the cluster must be
-//! one that it can talk to.
+//! one that it can talk to; but for GSSAPI, which librdkafka alone speaks: there it is asked for these too ([`lookups`]).
 //!
 //! Memory: of each range at most its part of `fetch_budget_bytes`, 64 KiB at least, and one response.
 
 mod feed;
+pub(crate) mod lookups;
 pub(crate) mod progress;
 mod range;
 mod rows;
 mod scan;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use lookups::Lookups;
 use rdkafka::ClientConfig;
-
 pub(crate) use scan::LibrdkafkaScan;
 
-use crate::config::{Isolation, KafkaConfig};
+use crate::config::{Isolation, KafkaConfig, Reader};
+use crate::security::{Refused, is_security};
 
 /// Properties that decide what is read or where reading begins: the plan and the pipeline file do that.
 const OURS: &[&str] = &[
@@ -35,13 +38,61 @@ const OURS: &[&str] = &[
     "statistics.interval.ms",
 ];
 
-/// Why librdkafka can't honour this property; `None` where it can.
-pub fn refused_by_librdkafka(name: &str, value: &str) -> Option<String> {
+/// What of these properties librdkafka can't honour as a reader.
+///
+/// # Errors
+/// All of them, by name.
+pub fn refused_by_librdkafka(properties: &BTreeMap<String, String>) -> Result<(), Vec<Refused>> {
+    let is_gssapi = speaks_gssapi(properties);
+    let mut refused: Vec<Refused> = properties
+        .iter()
+        .filter_map(|(name, value)| {
+            let why = if is_security(name) && !is_gssapi {
+                Some("librdkafka is built in for SASL by GSSAPI alone; use reader = \"native\"".to_owned())
+            } else {
+                refused_property(name, value)
+            };
+            Some(Refused {
+                name: name.clone(),
+                why: why?,
+            })
+        })
+        .collect();
+    if is_gssapi && !GSSAPI_BUILT_IN {
+        refused.retain(|refused| !is_security(&refused.name));
+        let name = MECHANISMS.into_iter().find(|name| properties.contains_key(*name));
+        refused.push(Refused {
+            name: name.unwrap_or_default().to_owned(),
+            why: "GSSAPI: this tidemill was built without gssapi; build it with --features gssapi".to_owned(),
+        });
+    }
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
+}
+
+/// Whether librdkafka was built with what GSSAPI needs.
+const GSSAPI_BUILT_IN: bool = cfg!(feature = "gssapi");
+const MECHANISMS: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
+
+/// True where the brokers ask for GSSAPI, which our own wire does not speak.
+fn speaks_gssapi(properties: &BTreeMap<String, String>) -> bool {
+    let mut given = MECHANISMS.into_iter().filter_map(|name| properties.get(name));
+    given.any(|mechanism| mechanism == "GSSAPI")
+}
+
+/// Who answers in place of our own wire, where that is not let in.
+pub(crate) fn lookups(config: &KafkaConfig) -> Option<Arc<Lookups>> {
+    match &config.reader {
+        Reader::Librdkafka(properties) if speaks_gssapi(properties) => {
+            let client = client_config(config, properties, 1);
+            Some(Arc::new(Lookups::new(config, client)))
+        }
+        _ => None,
+    }
+}
+
+fn refused_property(name: &str, value: &str) -> Option<String> {
     if OURS.contains(&name) {
         return Some("the plan of a batch decides this; leave it out".to_owned());
-    }
-    if crate::security::is_security(name) {
-        return Some("librdkafka is built in without TLS and SASL; use reader = \"native\"".to_owned());
     }
     let tried = ClientConfig::new().set(name, value).create_native_config();
     // The value is left out: it may be a password.
@@ -61,10 +112,6 @@ fn client_config(config: &KafkaConfig, properties: &BTreeMap<String, String>, ra
     let response = config.response_bytes_max.max(1_000_000);
     let frame = config.frame_bytes_max.max(response + 512);
     let partition = config.partition_fetch_bytes.min(1_000_000_000);
-    let isolation = match config.isolation {
-        Isolation::ReadCommitted => "read_committed",
-        Isolation::ReadUncommitted => "read_uncommitted",
-    };
     let mut client = ClientConfig::new();
     client
         .set("client.id", &config.client_id)
@@ -84,19 +131,36 @@ fn client_config(config: &KafkaConfig, properties: &BTreeMap<String, String>, ra
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        .set("isolation.level", isolation)
+        .set("isolation.level", isolation_level(config.isolation))
         .set("check.crcs", "true")
         .set("statistics.interval.ms", STATISTICS_MS);
     client
+}
+
+fn isolation_level(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadCommitted => "read_committed",
+        Isolation::ReadUncommitted => "read_uncommitted",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn properties(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let given = given.iter();
+        given
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
     #[test]
     fn what_the_plan_decides_and_what_is_unknown_is_refused() {
-        assert_eq!(refused_by_librdkafka("socket.timeout.ms", "5000"), None);
+        assert_eq!(
+            refused_by_librdkafka(&properties(&[("socket.timeout.ms", "5000")])),
+            Ok(())
+        );
         for (name, value) in [
             ("group.id", "x"),
             ("isolation.level", "read_uncommitted"),
@@ -104,8 +168,27 @@ mod tests {
             ("no.such.thing", "1"),
             ("socket.timeout.ms", "hunter2"),
         ] {
-            let why = refused_by_librdkafka(name, value).unwrap_or_else(|| panic!("{name} is taken"));
-            assert!(!why.contains("hunter2"), "{why}");
+            let refused = refused_by_librdkafka(&properties(&[(name, value)])).unwrap_err();
+            assert_eq!(refused[0].name, name);
+            assert!(!refused[0].why.contains("hunter2"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn gssapi_is_taken_where_it_is_built_in() {
+        let given = properties(&[
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "GSSAPI"),
+            ("sasl.kerberos.service.name", "kafka"),
+        ]);
+        let asked = refused_by_librdkafka(&given);
+        if GSSAPI_BUILT_IN {
+            assert_eq!(asked, Ok(()));
+        } else {
+            let refused = asked.unwrap_err();
+            assert_eq!(refused.len(), 1);
+            assert_eq!(refused[0].name, "sasl.mechanism");
+            assert!(refused[0].why.contains("built without gssapi"), "{refused:?}");
         }
     }
 

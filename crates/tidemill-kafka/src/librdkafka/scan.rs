@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream;
@@ -14,9 +14,12 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use super::client_config;
 use super::feed::{self, Feed, Waiting};
+use super::lookups::Lookups;
 use super::range::{RangeReader, Source};
 use crate::fetch::scan::planned_topic;
 use crate::wire::cluster::Cluster;
+use crate::wire::fault::Answer;
+use crate::wire::metadata::Metadata;
 
 /// A range that nobody reads yet, and where its records will come from.
 type Untaken = (RangePlan, oneshot::Receiver<Result<Feed>>);
@@ -39,6 +42,7 @@ pub(crate) struct LibrdkafkaScan {
 #[derive(Debug)]
 pub(super) struct Identities {
     cluster: Arc<Cluster>,
+    lookups: Option<Arc<Lookups>>,
     ranges: Vec<RangePlan>,
     /// When they were last found right. Held while they are looked at, so that ranges that end together look once.
     verified: AsyncMutex<Option<Instant>>,
@@ -58,8 +62,7 @@ impl Identities {
         let now = Instant::now();
         let absent_since = Mutex::new(None);
         let look = || async {
-            self.cluster.forget_metadata();
-            let metadata = self.cluster.metadata(self.cluster.config().metadata_age_max).await?;
+            let metadata = self.metadata().await?;
             for range in &self.ranges {
                 let mut absent_since = absent_since.lock().unwrap_or_else(PoisonError::into_inner);
                 let planned_id = range.topic_id.as_deref();
@@ -77,10 +80,20 @@ impl Identities {
     }
 }
 
+impl Identities {
+    async fn metadata(&self) -> Answer<Arc<Metadata>> {
+        match &self.lookups {
+            Some(lookups) => lookups.metadata(Duration::ZERO).await,
+            None => self.cluster.metadata(Duration::ZERO).await,
+        }
+    }
+}
+
 impl LibrdkafkaScan {
     /// A scan of `ranges` that has not begun.
     pub(crate) fn new(
         cluster: Arc<Cluster>,
+        lookups: Option<Arc<Lookups>>,
         properties: &BTreeMap<String, String>,
         ranges: Vec<RangePlan>,
         columns: RawColumns,
@@ -104,6 +117,7 @@ impl LibrdkafkaScan {
             consumers: Arc::new(Mutex::new(consumers)),
             identities: Arc::new(Identities {
                 cluster,
+                lookups,
                 ranges,
                 verified: AsyncMutex::new(None),
             }),

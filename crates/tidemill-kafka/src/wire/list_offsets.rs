@@ -27,7 +27,7 @@ pub(crate) enum Which {
 
 impl Which {
     /// The protocol's number.
-    fn timestamp(self) -> i64 {
+    pub(crate) fn timestamp(self) -> i64 {
         match self {
             Self::Earliest => -2,
             Self::End | Self::HighWatermark => -1,

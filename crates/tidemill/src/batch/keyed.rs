@@ -17,6 +17,12 @@ use crate::codec::{self, Data, Key};
 /// Values by key, in the order in which the keys came: the same in every run.
 pub(crate) type ByKey<K, V> = IndexMap<K, V, RandomState>;
 
+/// All values of a key on both sides.
+pub type BothSides<V, W> = (Vec<V>, Vec<W>);
+
+/// A value of a key on either side, or on both.
+pub type EitherSide<V, W> = (Option<V>, Option<W>);
+
 /// How values become one, in the slice they come from and in the one they go to.
 struct Combine<V, C> {
     create: Box<dyn Fn(V) -> C + Send + Sync>,
@@ -290,7 +296,7 @@ impl<K: Key, V: Data> Batch<(K, V)> {
 
     /// All values of each key here and in `other`.
     #[must_use]
-    pub fn cogroup<W: Data>(&self, other: &Batch<(K, W)>) -> Batch<(K, (Vec<V>, Vec<W>))> {
+    pub fn cogroup<W: Data>(&self, other: &Batch<(K, W)>) -> Batch<(K, BothSides<V, W>)> {
         let cogrouped = Cogrouped {
             left: Exchanged::new(self),
             right: Exchanged::new(other),
@@ -335,7 +341,7 @@ impl<K: Key, V: Data + Clone> Batch<(K, V)> {
 
     /// Each value of either side with those of the same key on the other, or alone.
     #[must_use]
-    pub fn full_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (Option<V>, Option<W>))> {
+    pub fn full_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, EitherSide<V, W>)> {
         self.cogroup(other).flat_map(|(key, (left, right))| {
             let (left, right) = (some_or_none(left), some_or_none(right));
             let mut pairs = Vec::with_capacity(left.len() * right.len());

@@ -3,6 +3,7 @@
 //! Default: batches of 1 s on a manual clock from 0, the i-th list is the data of batch i, two slices, values of a batch compared as
 //! a set. Where Tidemill departs on purpose the test says so and states our value.
 
+mod change_of_program;
 mod files;
 mod map_with_state;
 mod recovery;

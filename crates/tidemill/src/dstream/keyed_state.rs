@@ -67,7 +67,7 @@ pub(super) type Update<K, V, M> = Arc<dyn Fn(&SliceState, ByKey<K, Vec<V>>) -> R
 
 /// An operator with a state per key, in one batch. Each slice is updated once.
 pub(super) struct KeyedState<K, V, M> {
-    pub(super) before: StateReader,
+    before: StateReader,
     rows: Option<Exchanged<(K, V)>>,
     update: Update<K, V, M>,
     slices: Vec<OnceCell<Done<M>>>,
@@ -89,6 +89,24 @@ impl<K: Key, V: Data, M: Send + Sync + 'static> KeyedState<K, V, M> {
         });
         scope.step(operator, Arc::clone(&this) as Arc<dyn StateStep>);
         Ok(this)
+    }
+
+    /// The entries of a slice after the batch whose key begins with `prefix`, without it; `end` is the first key behind them.
+    pub(super) async fn entries(
+        &self,
+        slice: usize,
+        prefix: &[u8],
+        end: &[u8],
+        mut entry: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let done = self.done(slice).await?;
+        for bucket in self.state(slice).buckets() {
+            for found in done.changes.range_on(&self.before, bucket, prefix, Some(end)) {
+                let (key, value) = found?;
+                entry(&key[prefix.len()..], &value)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn count(&self) -> usize {

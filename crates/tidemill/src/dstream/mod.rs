@@ -105,6 +105,14 @@ impl<T: Send + 'static> DStream<T> {
         self
     }
 
+    /// What `then` makes of this stream, as one operator: a name given to it is this stream's.
+    pub(crate) fn inside<U>(self, then: impl FnOnce(Self) -> DStream<U>) -> DStream<U> {
+        let inner = Arc::clone(&self.stream);
+        let whole = then(self);
+        whole.stream.stands_for(inner);
+        whole
+    }
+
     /// One value for each value.
     #[must_use]
     pub fn map<U: Send + 'static>(self, f: impl Fn(T) -> U + Send + Sync + 'static) -> DStream<U> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::DStream;
 use crate::batch::Batch;
+use crate::batch::keyed::{BothSides, EitherSide};
 use crate::codec::{Data, Key};
 
 impl<K: Send + 'static, V: Send + 'static> DStream<(K, V)> {
@@ -76,7 +77,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
 
     /// All values of each key of a batch here and in `other`.
     #[must_use]
-    pub fn cogroup<W: Data>(self, other: DStream<(K, W)>) -> DStream<(K, (Vec<V>, Vec<W>))> {
+    pub fn cogroup<W: Data>(self, other: DStream<(K, W)>) -> DStream<(K, BothSides<V, W>)> {
         self.beside(other, Batch::cogroup)
     }
 }
@@ -102,7 +103,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
 
     /// Each value of either side with those of the same key on the other, or alone.
     #[must_use]
-    pub fn full_outer_join<W: Data + Clone>(self, other: DStream<(K, W)>) -> DStream<(K, (Option<V>, Option<W>))> {
+    pub fn full_outer_join<W: Data + Clone>(self, other: DStream<(K, W)>) -> DStream<(K, EitherSide<V, W>)> {
         self.beside(other, Batch::full_outer_join)
     }
 }

@@ -25,11 +25,14 @@ const PANE: &[u8] = b"p";
 /// Prefix of the window: then key.
 const WINDOW: &[u8] = b"w";
 
+/// Whether a key stays in a window with a value.
+type Keep<K, V> = Box<dyn Fn(&K, &V) -> bool + Send + Sync>;
+
 /// How values of a window are put in, taken out, and kept.
 struct Reduce<K, V> {
     put: Box<dyn Fn(V, V) -> V + Send + Sync>,
     take: Box<dyn Fn(V, V) -> V + Send + Sync>,
-    keep: Option<Box<dyn Fn(&K, &V) -> bool + Send + Sync>>,
+    keep: Option<Keep<K, V>>,
 }
 
 /// The times of a window.
@@ -186,15 +189,11 @@ impl<K: Key, V: Data> Slices<(K, V)> for Reduced<K, V> {
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, V)>) -> BoxFuture<'a, Result<()>> {
         async move {
-            let done = self.state.done(slice).await?;
-            for bucket in self.state.state(slice).buckets() {
-                for entry in done.changes.range_on(&self.state.before, bucket, WINDOW, Some(b"x")) {
-                    let (key, value) = entry?;
-                    let mut key = &key[WINDOW.len()..];
-                    out((codec::take(&mut key)?, codec::kept(&value)?));
-                }
-            }
-            Ok(())
+            let give = |mut key: &[u8], value: &[u8]| {
+                out((codec::take(&mut key)?, codec::kept(value)?));
+                Ok(())
+            };
+            self.state.entries(slice, WINDOW, b"x", give).await
         }
         .boxed()
     }
@@ -238,7 +237,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
         inverse: impl Fn(V, V) -> V + Send + Sync + 'static,
         length: Duration,
         slide: Duration,
-        keep: Option<Box<dyn Fn(&K, &V) -> bool + Send + Sync>>,
+        keep: Option<Keep<K, V>>,
     ) -> Self {
         let parent_ms = self.stream.slide_ms;
         let (window_ms, slide_ms) = lengths(&self.graph, parent_ms, length, slide);
@@ -306,7 +305,7 @@ impl<T: Data + Clone> DStream<T> {
     ) -> Self {
         self.map(|value| ((), value))
             .reduce_by_key_and_window_with_inverse(f, inverse, length, slide)
-            .map(|((), value)| value)
+            .inside(|window| window.map(|((), value)| value))
     }
 }
 

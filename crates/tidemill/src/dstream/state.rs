@@ -329,15 +329,11 @@ impl<K: Key, V: Data, S: Data, M: Send + Sync + 'static> Slices<(K, S)> for Snap
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, S)>) -> BoxFuture<'a, Result<()>> {
         async move {
-            let done = self.state.done(slice).await?;
-            for bucket in self.state.state(slice).buckets() {
-                for entry in done.changes.range_on(&self.state.before, bucket, STATE, Some(BY_TIME)) {
-                    let (key, value) = entry?;
-                    let key = codec::take(&mut &key[STATE.len()..])?;
-                    out((key, codec::kept(&value[TIME_BYTES..])?));
-                }
-            }
-            Ok(())
+            let give = |mut key: &[u8], value: &[u8]| {
+                out((codec::take(&mut key)?, codec::kept(&value[TIME_BYTES..])?));
+                Ok(())
+            };
+            self.state.entries(slice, STATE, BY_TIME, give).await
         }
         .boxed()
     }

@@ -98,14 +98,11 @@ impl<K: Key, V: Data, S: Data> Slices<(K, S)> for States<K, V> {
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, S)>) -> BoxFuture<'a, Result<()>> {
         async move {
-            let done = self.state.done(slice).await?;
-            for bucket in self.state.state(slice).buckets() {
-                for entry in done.changes.range_on(&self.state.before, bucket, STATE, Some(b"t")) {
-                    let (key, value) = entry?;
-                    out((codec::take(&mut &key[STATE.len()..])?, codec::kept(&value)?));
-                }
-            }
-            Ok(())
+            let give = |mut key: &[u8], value: &[u8]| {
+                out((codec::take(&mut key)?, codec::kept(value)?));
+                Ok(())
+            };
+            self.state.entries(slice, STATE, b"t", give).await
         }
         .boxed()
     }

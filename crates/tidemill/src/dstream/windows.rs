@@ -258,7 +258,7 @@ impl<T: Data> DStream<T> {
         let each = Arc::clone(&f);
         self.reduce(move |a, b| each(a, b))
             .window(length, slide)
-            .reduce(move |a, b| f(a, b))
+            .inside(|window| window.reduce(move |a, b| f(a, b)))
     }
 }
 
@@ -276,17 +276,18 @@ impl<K: Key, V: Data> DStream<(K, V)> {
         let each = Arc::clone(&f);
         self.reduce_by_key(move |a, b| each(a, b))
             .window(length, slide)
-            .reduce_by_key(move |a, b| f(a, b))
+            .inside(|window| window.reduce_by_key(move |a, b| f(a, b)))
     }
 
     /// All values of each key in a window.
     #[must_use]
     pub fn group_by_key_and_window(self, length: Duration, slide: Duration) -> DStream<(K, Vec<V>)> {
+        let together = |mut values: Vec<V>, more: Vec<V>| {
+            values.extend(more);
+            values
+        };
         self.group_by_key()
             .window(length, slide)
-            .reduce_by_key(|mut values, more| {
-                values.extend(more);
-                values
-            })
+            .inside(|window| window.reduce_by_key(together))
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_core::loss::OnOutOfRange;
-use tidemill_core::rate::PartitionBound;
 use tidemill_core::start::{OnNewPartition, StartPolicy};
 use tidemill_engine::error::Result;
 use tidemill_engine::source::Source;
@@ -23,12 +22,7 @@ use super::{Opens, SourceLimits};
 pub struct DirectKafka {
     pub(crate) brokers: String,
     pub(crate) topics: Vec<String>,
-    pub(crate) start: StartPolicy,
-    pub(crate) on_new_partition: OnNewPartition,
-    pub(crate) on_out_of_range: OnOutOfRange,
-    pub(crate) bound: PartitionBound,
-    pub(crate) initial_rate: Option<u64>,
-    pub(crate) batch_bytes_max: u64,
+    pub(crate) limits: SourceLimits,
     pub(crate) group: Option<String>,
     pub(crate) read_committed: bool,
     pub(crate) security: Security,
@@ -40,15 +34,10 @@ impl DirectKafka {
         Self {
             brokers: brokers.into(),
             topics: Vec::new(),
-            start: StartPolicy::Earliest,
-            on_new_partition: OnNewPartition::default(),
-            on_out_of_range: OnOutOfRange::default(),
-            bound: PartitionBound {
-                max_rate: 0,
-                min_records: 1,
+            limits: SourceLimits {
+                batch_bytes_max: 256 << 20,
+                ..SourceLimits::none()
             },
-            initial_rate: None,
-            batch_bytes_max: 256 << 20,
             group: None,
             read_committed: true,
             security: Security::default(),
@@ -65,7 +54,7 @@ impl DirectKafka {
     /// Begins at the end of the topics instead of their first offset. Only the first start looks at this.
     #[must_use]
     pub fn from_latest(mut self) -> Self {
-        self.start = StartPolicy::Latest;
+        self.limits.start = StartPolicy::Latest;
         self
     }
 
@@ -73,7 +62,7 @@ impl DirectKafka {
     /// this.
     #[must_use]
     pub fn from_offsets(mut self, offsets: BTreeMap<String, BTreeMap<i32, i64>>) -> Self {
-        self.start = StartPolicy::Offsets(offsets);
+        self.limits.start = StartPolicy::Offsets(offsets);
         self
     }
 
@@ -81,21 +70,21 @@ impl DirectKafka {
     /// start looks at this.
     #[must_use]
     pub fn from_committed(mut self) -> Self {
-        self.start = StartPolicy::Committed;
+        self.limits.start = StartPolicy::Committed;
         self
     }
 
     /// Begins at the first record of this time or later, in milliseconds since 1970 UTC. Only the first start looks at this.
     #[must_use]
     pub fn from_time(mut self, millis: i64) -> Self {
-        self.start = StartPolicy::Since(millis);
+        self.limits.start = StartPolicy::Since(millis);
         self
     }
 
     /// Begins at the end of partitions that are met after the first start, instead of their first offset.
     #[must_use]
     pub fn new_partitions_from_latest(mut self) -> Self {
-        self.on_new_partition = OnNewPartition::Latest;
+        self.limits.on_new_partition = OnNewPartition::Latest;
         self
     }
 
@@ -103,42 +92,42 @@ impl DirectKafka {
     /// instead of stopping.
     #[must_use]
     pub fn lost_offsets_to_earliest(mut self) -> Self {
-        self.on_out_of_range = OnOutOfRange::Earliest;
+        self.limits.on_out_of_range = OnOutOfRange::Earliest;
         self
     }
 
     /// The same, going on at the end.
     #[must_use]
     pub fn lost_offsets_to_latest(mut self) -> Self {
-        self.on_out_of_range = OnOutOfRange::Latest;
+        self.limits.on_out_of_range = OnOutOfRange::Latest;
         self
     }
 
     /// Records per second that one partition gives at most. Default = no bound but that on bytes.
     #[must_use]
     pub fn max_rate_per_partition(mut self, records: u64) -> Self {
-        self.bound.max_rate = records.max(1);
+        self.limits.bound.max_rate = records.max(1);
         self
     }
 
     /// Records per *batch* that every partition with as many gives at least where any rate is in force. Default = 1.
     #[must_use]
     pub fn min_records_per_partition(mut self, records: u64) -> Self {
-        self.bound.min_records = records;
+        self.limits.bound.min_records = records;
         self
     }
 
     /// Records per second of the whole stream while back-pressure has no estimate yet. Default = no bound but that on bytes.
     #[must_use]
     pub fn initial_rate(mut self, records: u64) -> Self {
-        self.initial_rate = Some(records.max(1));
+        self.limits.initial_rate = Some(records.max(1));
         self
     }
 
     /// Bytes that one batch reads at most, by the average size of the records before. Default = 256 MiB.
     #[must_use]
     pub fn max_batch_bytes(mut self, bytes: u64) -> Self {
-        self.batch_bytes_max = bytes.max(1);
+        self.limits.batch_bytes_max = bytes.max(1);
         self
     }
 
@@ -161,19 +150,6 @@ impl DirectKafka {
     pub fn read_uncommitted(mut self) -> Self {
         self.read_committed = false;
         self
-    }
-}
-
-impl DirectKafka {
-    pub(crate) fn limits(&self) -> SourceLimits {
-        SourceLimits {
-            start: self.start.clone(),
-            on_new_partition: self.on_new_partition,
-            on_out_of_range: self.on_out_of_range,
-            bound: self.bound,
-            initial_rate: self.initial_rate,
-            batch_bytes_max: self.batch_bytes_max,
-        }
     }
 }
 

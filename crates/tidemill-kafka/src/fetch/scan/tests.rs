@@ -255,20 +255,19 @@ async fn a_topic_made_anew_is_a_loss_that_names_it() {
 #[tokio::test]
 async fn x13_a_topic_made_anew_under_a_fetch_by_name_is_a_loss_that_names_it() {
     let cluster = FakeCluster::start(1, vec![partition(0, 10)]).await;
+    cluster.state.lock().unwrap().fetch_version_max = 12;
     let source = KafkaSource::new(config(&cluster)).unwrap();
     source.ends(false).await.unwrap();
     let planned = ranges(&cluster);
-    {
-        let mut state = cluster.state.lock().unwrap();
-        state.fetch_version_max = 12;
-        state.mishaps.push_back(Mishap::Recreated);
-    }
+    cluster.state.lock().unwrap().mishaps.push_back(Mishap::Recreated);
     let error = read_all(&source, planned).await.remove(0).unwrap_err();
     assert_eq!(error.kind(), Kind::Loss);
     assert!(
         error.to_string().contains("topic t was deleted and created again"),
         "{error}"
     );
+    let fetches = &cluster.state.lock().unwrap().fetches;
+    assert!(fetches.iter().all(|(version, _)| *version == 12), "{fetches:?}");
 }
 
 #[tokio::test]
