@@ -8,12 +8,15 @@ use tidemill_engine::driver::{Listener, Summary};
 use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::time::{Clock, SystemClock};
 
-use crate::dstream::DStream;
+use crate::batch::Batch;
+use crate::dstream::{DStream, IntoBatch};
 use crate::graph::{Declaration, Graph, Phase};
 use crate::listener::{ListenerBus, StreamingListener};
+use crate::outcome::guarded_call;
 use crate::output::Declared;
 use crate::record::Record;
 use crate::running::{Ending, Program, Running};
+use crate::scope::Scope;
 use crate::source::kafka::DirectKafka;
 use crate::source::queue::{Queue, QueueOpens};
 use crate::source::rate::Rate;
@@ -101,11 +104,16 @@ impl StreamingContext {
         let opens = Box::new(QueueOpens(queue.clone()));
         let (name, reading) = self.add_source(opens, SourceLimits::none(), true);
         let queue = queue.clone();
-        self.stream_of(move |scope| {
+        let what = Declaration {
+            read_once: true,
+            ..Declaration::default()
+        };
+        let compute = move |scope: &Arc<Scope>| {
             let queue = queue.clone();
             let records = reading.batch(&name, scope)?;
             Ok(Some(records.flat_map(move |record| queue.value(record.offset()))))
-        })
+        };
+        DStream::declared(&self.graph, what, Arc::new(compute))
     }
 
     /// A stream of the lines of files that come into a folder.
@@ -133,6 +141,16 @@ impl StreamingContext {
         DStream::union_of(&self.graph, streams.into_iter().collect())
     }
 
+    /// What `f` makes of the batches of all streams at one time, in the order of the streams. All must have the same slide.
+    pub fn transform<T: Send + 'static, U: Send + 'static, B: IntoBatch<U>>(
+        &self,
+        streams: impl IntoIterator<Item = DStream<T>>,
+        f: impl Fn(&[Batch<T>]) -> B + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let f = move |batches: &[Batch<T>]| guarded_call(|| f(batches).into_batch());
+        DStream::merged(&self.graph, streams.into_iter().collect(), f)
+    }
+
     pub(crate) fn add_source(
         &self,
         opens: Box<dyn Opens>,
@@ -153,7 +171,7 @@ impl StreamingContext {
 
     pub(crate) fn stream_of<T: Send + 'static>(
         &self,
-        compute: impl Fn(&Arc<crate::scope::Scope>) -> Result<Option<crate::batch::Batch<T>>> + Send + Sync + 'static,
+        compute: impl Fn(&Arc<Scope>) -> Result<Option<Batch<T>>> + Send + Sync + 'static,
     ) -> DStream<T> {
         DStream::declared(&self.graph, Declaration::default(), Arc::new(compute))
     }

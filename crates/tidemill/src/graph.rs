@@ -9,6 +9,8 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::state::OperatorSpec;
 
 use crate::output::Declared;
+use crate::remembered::Remembered;
+use crate::time::is_multiple;
 
 /// One stream of a program: what follows from its declaration.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Stream {
     /// True where each slice of a batch is one range of a source, with its records in order.
     pub(crate) in_order: bool,
     stateful: Option<Stateful>,
+    /// True where it is read from what is gone after the batch.
+    read_once: bool,
     /// The name that the program gave it. A leaf lock.
     name: Mutex<Option<String>>,
     /// The stateful stream inside an operator that is made of several: a name given to this one is meant for it.
@@ -43,7 +47,7 @@ struct Stateful {
 impl Stream {
     /// True where the stream has a batch at this time.
     pub(crate) fn is_due(&self, time_ms: i64, zero_ms: i64) -> bool {
-        time_ms > zero_ms && (time_ms - zero_ms) % self.slide_ms == 0
+        time_ms > zero_ms && is_multiple(time_ms - zero_ms, self.slide_ms)
     }
 
     /// The id of its state: the name that the program gave it, else kind and number.
@@ -98,6 +102,22 @@ impl Stream {
         self.all().iter().filter_map(|stream| stream.spec()).collect()
     }
 
+    /// True where it is made of what is gone after the batch.
+    pub(crate) fn is_read_once(self: &Arc<Self>) -> bool {
+        self.all().iter().any(|stream| stream.read_once)
+    }
+
+    pub(crate) fn checkpoint(&self, graph: &Graph, interval: Duration) {
+        let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+        if millis == 0 || !is_multiple(millis, self.slide_ms) {
+            graph.problem(format!(
+                "a checkpoint interval of {millis} ms: must be a multiple of the {} ms between the batches of the stream",
+                self.slide_ms
+            ));
+        }
+        self.remember_at_least(millis.saturating_mul(2));
+    }
+
     pub(crate) fn remembers_ms(&self) -> i64 {
         *lock(&self.remember_ms)
     }
@@ -123,6 +143,8 @@ pub(crate) struct Declaration {
     pub(crate) in_slices: bool,
     /// Kind and shape of what it keeps.
     pub(crate) stateful: Option<(&'static str, String)>,
+    /// True for a source whose values are gone after the batch.
+    pub(crate) read_once: bool,
 }
 
 /// All that a program declared.
@@ -134,6 +156,7 @@ pub(crate) struct Graph {
     outputs: Mutex<Vec<Declared>>,
     problems: Mutex<Vec<String>>,
     phase: Mutex<Phase>,
+    remembered: Remembered,
 }
 
 /// Where a context is in its life.
@@ -152,6 +175,7 @@ impl Graph {
             outputs: Mutex::default(),
             problems: Mutex::default(),
             phase: Mutex::new(Phase::Declaring),
+            remembered: Remembered::default(),
         }
     }
 
@@ -180,6 +204,7 @@ impl Graph {
             parents: what.parents,
             looks_back_ms: what.looks_back_ms,
             stateful,
+            read_once: what.read_once,
             name: Mutex::default(),
             inner: OnceLock::new(),
             remember_ms: Mutex::new(slide_ms),
@@ -244,6 +269,17 @@ impl Graph {
             return Ok(());
         }
         Err(Error::new(Kind::Config, problems.join("; ")))
+    }
+
+    /// Batches that can be computed again.
+    pub(crate) fn remembered(&self) -> &Remembered {
+        &self.remembered
+    }
+
+    /// A batch has run: what no stream remembers any more is forgotten.
+    pub(crate) fn ended(&self, time_ms: i64) {
+        let longest = lock(&self.streams).iter().map(|stream| stream.remembers_ms()).max();
+        self.remembered.end(time_ms, longest.unwrap_or(0));
     }
 
     /// Works out how long each stream that an output is made of remembers its batches: what the program asked for, at least its slide,

@@ -40,6 +40,7 @@ mod outcome;
 mod output;
 mod progress;
 mod record;
+mod remembered;
 mod running;
 mod scope;
 pub mod shown;
@@ -47,6 +48,7 @@ mod sink;
 mod source;
 mod task;
 pub mod testing;
+mod time;
 
 pub use batch::Batch;
 pub use batch::keyed::{BothSides, EitherSide};

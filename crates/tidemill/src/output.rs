@@ -13,11 +13,13 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::job::{BatchRun, Finished, Job, SliceRows, StateReaders};
 use tidemill_engine::sink::Sink;
 use tidemill_engine::state::OperatorSpec;
+use tokio::runtime::Handle;
 
 use crate::batch::Batch;
 use crate::dstream::{Compute, DStream};
-use crate::graph::Stream;
+use crate::graph::{Graph, Stream};
 use crate::outcome::{guarded, guarded_call};
+use crate::remembered::Planned;
 use crate::scope::Scope;
 use crate::task::OffsetRange;
 
@@ -129,6 +131,7 @@ impl<T: Send + 'static> Handed<T> for Arc<Slots<T>> {
 
 /// Computes a stream for an output.
 pub(crate) struct StreamJob<T> {
+    graph: Arc<Graph>,
     stream: Arc<Stream>,
     compute: Compute<T>,
     settings: OutputSettings,
@@ -146,6 +149,7 @@ impl<T> Debug for StreamJob<T> {
 impl<T: Send + 'static> StreamJob<T> {
     pub(crate) fn new(stream: DStream<T>, settings: OutputSettings, handed: Arc<dyn Handed<T>>) -> Self {
         Self {
+            graph: stream.graph,
             stream: stream.stream,
             compute: stream.compute,
             settings,
@@ -176,7 +180,15 @@ impl<T: Send + 'static> Job for StreamJob<T> {
             before.clone(),
             settings.held_bytes_max,
         ));
+        if let Ok(runtime) = Handle::try_current() {
+            self.graph.remembered().begin(Planned {
+                plan: Arc::clone(scope.plan()),
+                held_bytes_max: settings.held_bytes_max,
+                runtime,
+            });
+        }
         let run = StreamRun {
+            graph: Arc::clone(&self.graph),
             batch: guarded_call(|| (self.compute)(&scope))?,
             scope,
             handed: Arc::clone(&self.handed),
@@ -191,6 +203,7 @@ impl<T: Send + 'static> Job for StreamJob<T> {
 }
 
 struct StreamRun<T> {
+    graph: Arc<Graph>,
     scope: Arc<Scope>,
     batch: Option<Batch<T>>,
     handed: Arc<dyn Handed<T>>,
@@ -207,6 +220,7 @@ impl<T> Debug for StreamRun<T> {
 impl<T> Drop for StreamRun<T> {
     fn drop(&mut self) {
         self.scope.release();
+        self.graph.ended(self.scope.time_ms());
     }
 }
 

@@ -63,6 +63,10 @@ impl Scope {
         }
     }
 
+    pub(crate) fn plan(&self) -> &Arc<BatchPlan> {
+        &self.plan
+    }
+
     pub(crate) fn time_ms(&self) -> i64 {
         self.plan.batch_time_ms
     }

@@ -7,12 +7,19 @@ mod change_of_program;
 mod files;
 mod lifecycle;
 mod listeners;
+mod map_with_state;
 mod recovery;
-mod state;
+mod remembering;
 mod stateless;
+mod time;
+mod update_state;
 mod windows;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tidemill_engine::checkpoint::{Checkpoint, Contents};
+use tidemill_engine::store::LocalStore;
 
 use crate::testing::{Harness, Input, Output};
 use crate::{DStream, Result};
@@ -24,6 +31,10 @@ type Text = String;
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
 }
 
 /// What an operator gives for each of `batches` batches, sorted, on lists of which `None` is no batch at all.
@@ -70,4 +81,42 @@ fn pairs<N: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> Vec<(Text, N
 /// A list of pairs per batch, batches separated by `;`.
 fn batches_of<N: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> Vec<Vec<(Text, N)>> {
     text.split(';').map(pairs).collect()
+}
+
+/// A list of words per batch, batches separated by `;`; an empty word is written `_`, a batch that is not there at all `no-RDD`.
+fn words(text: &str) -> Vec<Option<Vec<Text>>> {
+    let word = |word: &str| if word == "_" { Text::new() } else { word.to_owned() };
+    let batch = |batch: &str| {
+        let is_there = batch.trim() != "no-RDD";
+        is_there.then(|| batch.split_whitespace().map(word).collect())
+    };
+    text.split(';').map(batch).collect()
+}
+
+/// The same where all batches are there.
+fn all_words(text: &str) -> Vec<Vec<Text>> {
+    words(text).into_iter().map(Option::unwrap).collect()
+}
+
+/// What an operator gives for each list of [`words`], each word with 1.
+fn run_words<U: Clone + Ord + Send + 'static>(
+    text: &str,
+    operator: impl Fn(DStream<(Text, i64)>) -> DStream<U>,
+) -> Vec<Vec<U>> {
+    let lists = words(text);
+    let batches = u32::try_from(lists.len()).unwrap();
+    run_with_gaps(lists, batches, |stream| operator(stream.map(|word| (word, 1)))).unwrap()
+}
+
+/// Runs something asynchronous to its end.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+fn checkpoint_of(harness: &Harness) -> Checkpoint {
+    Checkpoint::new(Arc::new(LocalStore::new(harness.checkpoint())))
+}
+
+fn contents_of(harness: &Harness) -> Contents {
+    wait_for(checkpoint_of(harness).read()).unwrap()
 }

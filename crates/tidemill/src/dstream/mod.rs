@@ -6,6 +6,7 @@ mod pairs;
 mod reduced_windows;
 mod saved;
 mod sinks;
+mod slice;
 mod state;
 mod transform;
 mod update_state;
@@ -13,6 +14,7 @@ mod windows;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemill_engine::error::{Error, Kind, Result};
 
@@ -111,6 +113,14 @@ impl<T: Send + 'static> DStream<T> {
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         self.stream.rename(name.into());
+        self
+    }
+
+    /// The checkpoint interval of Spark. Here all state is in the checkpoint after every batch, whatever the interval; what is left of
+    /// it is that the stream remembers its batches for twice as long. Must be a multiple of the stream's slide.
+    #[must_use]
+    pub fn checkpoint(self, interval: Duration) -> Self {
+        self.stream.checkpoint(&self.graph, interval);
         self
     }
 
@@ -229,7 +239,7 @@ impl<T: Send + 'static> DStream<T> {
     ) -> DStream<U> {
         let parents: Vec<Arc<Stream>> = streams.iter().map(|stream| Arc::clone(&stream.stream)).collect();
         if streams.is_empty() {
-            graph.problem("a union of no streams: give it one at least");
+            graph.problem("streams are put together, but there are none: give it one at least");
         }
         same_slide(graph, &parents);
         if streams.iter().any(|stream| !Arc::ptr_eq(&stream.graph, graph)) {

@@ -256,6 +256,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
                     codec::shape::<(K, V)>()
                 ),
             )),
+            ..Declaration::default()
         };
         let stream = parent.graph.declare(what);
         let reduce = Arc::new(Reduce {

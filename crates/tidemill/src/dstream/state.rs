@@ -42,14 +42,14 @@ enum Fate {
 }
 
 impl<S> State<S> {
-    fn new(value: Option<S>) -> Self {
+    pub(crate) fn new(value: Option<S>) -> Self {
         Self {
             value,
             fate: Fate::Untouched,
         }
     }
 
-    fn timing_out(value: S) -> Self {
+    pub(crate) fn timing_out(value: S) -> Self {
         Self {
             value: Some(value),
             fate: Fate::TimingOut,
@@ -367,6 +367,13 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         self.stream.rename(name.into());
+        self
+    }
+
+    /// The checkpoint interval of Spark; see [`DStream::checkpoint`].
+    #[must_use]
+    pub fn checkpoint(self, interval: Duration) -> Self {
+        self.stream.checkpoint(&self.graph, interval);
         self
     }
 

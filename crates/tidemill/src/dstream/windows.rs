@@ -18,6 +18,7 @@ use crate::batch::{Batch, Out, Slices};
 use crate::codec::{self, Data, Key};
 use crate::graph::{Declaration, Graph};
 use crate::scope::{Scope, StateStep};
+use crate::time::is_multiple;
 
 /// Encoded values of a pane are kept in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
@@ -26,7 +27,7 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) fn lengths(graph: &Graph, parent_ms: i64, window: Duration, slide: Duration) -> (i64, i64) {
     let millis = |what: &str, length: Duration| {
         let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
-        if millis == 0 || millis % parent_ms != 0 {
+        if millis == 0 || !is_multiple(millis, parent_ms) {
             graph.problem(format!(
                 "{what} of {millis} ms: must be a multiple of the {parent_ms} ms between the batches of the stream it is over"
             ));
@@ -213,6 +214,7 @@ impl<T: Data> DStream<T> {
                 "window",
                 format!("{} of {window_ms} ms every {parent_ms} ms", codec::shape::<T>()),
             )),
+            ..Declaration::default()
         };
         let stream = self.graph.declare(what);
         let (parent, parent_stream, this) = (self.compute, self.stream, Arc::clone(&stream));
