@@ -99,13 +99,15 @@ fn mws_07_snapshots_go_on_after_a_restart() {
 #[test]
 fn mws_08_the_state_object() {
     type Make = fn() -> State<i32>;
+    /// What is left, `None` where the act was refused.
+    type Left = Option<Option<i32>>;
     let after = |make: Make, act: fn(&mut State<i32>)| {
         let mut state = make();
         let is_refused = catch_unwind(AssertUnwindSafe(|| act(&mut state))).is_err();
         (!is_refused).then(|| state.get().copied())
     };
     let update: fn(&mut State<i32>) = |state| state.update(3);
-    let cases: [(&str, Make, Option<i32>, Option<Option<i32>>, Option<Option<i32>>); 5] = [
+    let cases: [(&str, Make, Option<i32>, Left, Left); 5] = [
         ("none", || State::new(None), None, Some(Some(3)), Some(None)),
         ("set", || State::new(Some(1)), Some(1), Some(Some(3)), Some(None)),
         (

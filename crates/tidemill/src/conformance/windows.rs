@@ -46,7 +46,8 @@ fn win_02_a_window_every_two_batches() {
 /// batch whether anything is persisted or not; on the window itself, persisting serves those who take the window twice.
 #[test]
 fn win_05_a_window_computes_its_parent_once() {
-    let cases: [(fn(DStream<i32>) -> DStream<i32>, u32); 2] = [(|window| window, 11), (DStream::persist, 11)];
+    type Persisted = fn(DStream<i32>) -> DStream<i32>;
+    let cases: [(Persisted, u32); 2] = [(|window| window, 11), (DStream::persist, 11)];
     for (persisted, in_windows) in cases {
         let (before, behind) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         run(&SINGLES, 6, |stream| {
