@@ -26,6 +26,8 @@ use crate::pace;
 pub(crate) const PARTITIONS: i32 = 8;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a new topic may take to be there: a thousand partitions on a busy machine take half a minute.
+const MAKING_TIMEOUT: Duration = Duration::from_secs(180);
 /// Uncompressed bytes of a record batch at most: with these, 10 million events come in some 21,000 batches.
 const BATCH_BYTES: &str = "110000";
 
@@ -190,10 +192,10 @@ impl Topics {
     /// Makes a topic, removing the one that is there, and waits until every partition has a leader.
     ///
     /// # Errors
-    /// The broker's, and where it takes longer than 30 s.
+    /// The broker's, and where it takes longer than 3 minutes.
     pub(crate) fn make(&self, topic: &str, partitions: i32) -> Result<()> {
         self.remove(topic)?;
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + MAKING_TIMEOUT;
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         loop {
             let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
@@ -210,7 +212,7 @@ impl Topics {
         }
         while self.partitions(topic)?.len() < partitions as usize || self.records(topic).is_err() {
             if Instant::now() > deadline {
-                bail!("topic {topic} has no leaders after {TIMEOUT:?}");
+                bail!("topic {topic} has no leaders after {MAKING_TIMEOUT:?}");
             }
             pace::wait_until(Instant::now() + Duration::from_millis(50));
         }
