@@ -297,3 +297,36 @@ impl Graph {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{DStream, Queue, StreamingContext};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn is_in_order<U: Send + 'static>(made: impl FnOnce(DStream<(String, i64)>) -> DStream<U>) -> bool {
+        let mut in_order = false;
+        let declared = StreamingContext::builder("order", SECOND).get_or_create(|context| {
+            let stream = context.queue_stream(&Queue::default());
+            in_order = made(stream).stream.in_order;
+            Ok(())
+        });
+        declared.unwrap();
+        in_order
+    }
+
+    #[test]
+    fn slices_keep_the_order_of_a_range_until_values_cross_them() {
+        assert!(is_in_order(|stream| stream));
+        assert!(is_in_order(|stream| stream
+            .map_values(|value| value + 1)
+            .filter(|_pair| true)
+            .cache()));
+        assert!(!is_in_order(|stream| stream.reduce_by_key(|a, b| a + b)));
+        assert!(!is_in_order(|stream| stream.repartition(3).map(|pair| pair)));
+        assert!(!is_in_order(|stream| stream.clone().union(stream)));
+        assert!(!is_in_order(|stream| stream.window(2 * SECOND, SECOND)));
+    }
+}
