@@ -10,6 +10,7 @@ use tidemill_core::plan::BatchPlan;
 use tidemill_engine::checkpoint::record;
 use tidemill_engine::format::{AvroFormat, AvroHeader, CsvFormat, Format, JsonFormat, parse_columns};
 use tidemill_engine::source::RawRows;
+use tidemill_engine::state::VersionSummary;
 
 use crate::settings::Settings;
 
@@ -138,6 +139,46 @@ pub(crate) fn checkpoint(data: &[u8]) {
     }
 }
 
+/// Versions of keyed state: as they are, and with checksums that fit.
+pub(crate) fn state_version(data: &[u8]) {
+    drop(VersionSummary::of(data.to_vec()));
+    if let Some(bytes) = sealed(data)
+        && let Ok(version) = VersionSummary::of(bytes)
+    {
+        assert!(version.changed <= data.len() as u64 / 8 && version.whole.len() <= 64);
+    }
+}
+
+/// The file of a version whose head is the first line and whose sections are the rest, with checksums that fit.
+fn sealed(data: &[u8]) -> Option<Vec<u8>> {
+    let end = data.iter().position(|byte| *byte == b'\n')?;
+    let mut rest = &data[end + 1..];
+    let mut head: serde_json::Value = serde_json::from_slice(&data[..end]).ok()?;
+    for section in head
+        .get_mut("sections")
+        .and_then(|sections| sections.as_array_mut())
+        .into_iter()
+        .flatten()
+    {
+        let bytes = usize::try_from(section.get("bytes")?.as_u64()?).ok()?;
+        let (body, after) = rest.split_at_checked(bytes)?;
+        section["crc32c"] = crc32c(body).into();
+        rest = after;
+    }
+    let head = serde_json::to_vec(&head).ok()?;
+    let mut file = b"TIDESTAT\x01\0\0\0".to_vec();
+    file.extend_from_slice(&u32::try_from(head.len()).ok()?.to_le_bytes());
+    file.extend_from_slice(&crc32c(&head).to_le_bytes());
+    file.extend_from_slice(&head);
+    file.extend_from_slice(&data[end + 1..]);
+    Some(file)
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
+    u32::try_from(sum).expect("a 32-bit checksum fits")
+}
+
 /// Manifests of the file sink.
 pub(crate) fn manifest(data: &[u8]) {
     if let Ok(manifest) = serde_json::from_slice::<Manifest>(data) {
@@ -162,6 +203,11 @@ pub(crate) fn settings(data: &[u8]) {
 
 const PLAN: &str = include_str!("../../tests/fixtures/v1/checkpoint/plans/00000000000000000001.json");
 const PIPELINE: &str = include_str!("../../crates/tidemill-cli/src/pipeline.toml");
+
+const STATE: &[u8] =
+    include_bytes!("../../tests/fixtures/v1/state/00000000000000000002-1-0-1a1b1c1d1e1f10111213141516171819.version");
+/// Bytes before a version's head.
+const STATE_PREAMBLE: usize = 20;
 
 /// Sound inputs.
 pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -188,6 +234,12 @@ pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
     if target == "checkpoint" {
         // The body by itself, too.
         seeds.extend(PLAN.split_once('\n').map(|(_, body)| body.as_bytes().to_vec()));
+    }
+    if target == "state-version" {
+        let bytes_of_head = u32::from_le_bytes([STATE[12], STATE[13], STATE[14], STATE[15]]) as usize;
+        let (head, sections) = STATE[STATE_PREAMBLE..].split_at(bytes_of_head);
+        seeds.push(STATE.to_vec());
+        seeds.push([head, b"\n", sections].concat());
     }
     seeds
 }

@@ -32,6 +32,7 @@ pub(crate) const ALL: &[Target] = &[
     target("avro-schema", formats::avro_schema),
     target("columns", formats::columns),
     target("checkpoint", formats::checkpoint),
+    target("state-version", formats::state_version),
     target("manifest", formats::manifest),
     target("settings", formats::settings),
 ];

@@ -64,6 +64,7 @@ fn record(path: &str) -> &'static str {
         Some("snapshots") => "the snapshot",
         Some("losses") => "the loss record",
         Some("epochs") => "the epoch",
+        Some("state") => "the keyed state",
         _ => "a record",
     }
 }
