@@ -209,11 +209,13 @@ fn points_of(listing: &str, kind: Kind) -> Vec<String> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let name = words.next()?;
-            let belongs_to = words.next().or_else(|| name.split('.').next());
-            let foreign = Kind::ALL
-                .iter()
-                .any(|other| *other != kind && belongs_to == Some(other.name()));
-            (!foreign).then(|| name.to_owned())
+            let belongs_to_this = match words.next() {
+                Some(owner) => owner == kind.name(),
+                None => !Kind::ALL
+                    .iter()
+                    .any(|other| *other != kind && name.split('.').next() == Some(other.name())),
+            };
+            belongs_to_this.then(|| name.to_owned())
         })
         .collect()
 }
@@ -224,8 +226,8 @@ mod tests {
 
     #[test]
     fn points_of_other_sinks_are_left_out() {
-        let listing =
-            "plan.before-log\nfile.after-manifest file\nstaged.synced file\nkafka.before-end\npostgres.after-copy\n\n";
+        let listing = "plan.before-log\nfile.after-manifest file\nstaged.synced file\nkafka.before-end\npostgres.after-copy\n\
+             state.after-stage state\n\n";
         assert_eq!(
             points_of(listing, Kind::File),
             ["plan.before-log", "file.after-manifest", "staged.synced"]
