@@ -518,6 +518,32 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_held_while_a_version_is_written_in_parts() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let settings = settings_in(folder.path());
+        let cache = Cache::open(&settings).expect("opened");
+        hold(&cache);
+        let (_, table) = cache.held("counts").expect("held");
+        let value = vec![0; 1 << 20];
+        let count = u16::try_from(PART_BYTES >> 20).expect("few") + 2;
+        let to = folder.path().join("killed");
+        let keys: Vec<[u8; 2]> = (0..count).map(u16::to_be_bytes).collect();
+        let entries = keys.iter().enumerate().map(|(number, key)| {
+            if number + 1 == keys.len() {
+                killed(&settings, &to);
+            }
+            (0, key.as_slice(), Some(value.as_slice()))
+        });
+        let version = StateVersion {
+            batch_id: 2,
+            name: "two".to_owned(),
+        };
+        cache.advance("counts", &table, entries, version, head()).expect("held");
+        assert_eq!(cache.held("counts").expect("held").0.version.name, "two");
+        assert!(!held(&settings_in(&to)));
+    }
+
+    #[test]
     fn a_damaged_cache_is_thrown_away() {
         let folder = tempfile::tempdir().expect("temp dir");
         let settings = settings_in(folder.path());

@@ -145,10 +145,10 @@ mod tests {
         assert_eq!((due_after(1 << 20), due_after(state / 2)), (0, 0));
         assert!(due_after(state / 4 * 3) > 20 && due_after(state / 4 * 3) < 40);
         assert_eq!(due_after(state + (2 << 20)), 64);
-        let mut some = head(&[state * 2], state / 64);
+        let mut some = head(&[state * 2, state * 2], state / 64);
         some.snapshots[7].batch_id = 1;
-        let order = due(&some, 2 << 20);
-        assert_eq!((order.len(), order.first()), (63, Some(&0)));
+        let order = due(&some, 0);
+        assert_eq!((order.len(), order.first(), order.last()), (64, Some(&0), Some(&7)));
     }
 
     #[test]

@@ -68,6 +68,14 @@ struct Base {
     head: Head,
 }
 
+/// Where the changes stand that lead to a version.
+#[derive(Debug)]
+enum Step {
+    Staged(Arc<Changes>),
+    Read(Arc<VersionFile>),
+    Nothing,
+}
+
 #[derive(Debug, Clone)]
 struct Staged {
     version: StateVersion,
@@ -109,10 +117,13 @@ impl StateStore {
     ///
     /// # Errors
     /// `Config` where the version is of another operator, kind or shape; `Loss` where a file of it is missing or damaged, with
-    /// operator and batch named; any other where the checkpoint can't be read or the cache can't be written.
+    /// operator and batch named; any other where the checkpoint can't be read or the cache can't be written. After an error the
+    /// operator can't be read.
     pub async fn restore(&mut self, operator: &OperatorSpec, version: Option<&StateVersion>) -> Result<()> {
         operator.check()?;
         let id = operator.id.as_str();
+        // Until this ends well nobody may read the table, which may be on the way to another version.
+        self.operators.remove(id);
         let (table, base) = match version {
             None => (self.cache.create(id)?, None),
             Some(version) => {
@@ -150,15 +161,23 @@ impl StateStore {
             self.cache.delete(table)?;
             return Ok(rebuilt);
         };
-        for link in missing.iter().cloned() {
-            let file = self.read_link(operator, version, &link).await?;
-            let reached = StateVersion {
-                batch_id: link.batch_id,
-                name: link.name,
+        for link in missing {
+            let file = self.read_link(operator, version, link).await?;
+            let reached = Base {
+                version: StateVersion {
+                    batch_id: link.batch_id,
+                    name: link.name.clone(),
+                },
+                head: file.head.clone(),
             };
-            self.apply(operator, &table, reached, file).await?;
+            self.write(operator, &table, reached, Step::Read(Arc::new(file)))
+                .await?;
         }
-        self.apply(operator, &table, version.clone(), file).await?;
+        let base = Base {
+            version: version.clone(),
+            head: file.head.clone(),
+        };
+        self.write(operator, &table, base, Step::Read(Arc::new(file))).await?;
         Ok(table)
     }
 
@@ -191,9 +210,9 @@ impl StateStore {
         }
         let older = buckets_before(&head, version.batch_id);
         self.fill(&table, Arc::clone(&last), Content::Changes, older).await?;
-        let (cache, held) = (Arc::clone(&self.cache), table.clone());
-        let (operator, version) = (operator.to_owned(), version.clone());
-        blocking(move || cache.advance(&operator, &held, std::iter::empty(), version, head)).await?;
+        let version = version.clone();
+        self.write(operator, &table, Base { version, head }, Step::Nothing)
+            .await?;
         Ok(table)
     }
 
@@ -215,10 +234,15 @@ impl StateStore {
         .await
     }
 
-    async fn apply(&self, operator: &str, table: &Table, version: StateVersion, file: VersionFile) -> Result<()> {
+    /// Writes what leads to `base` into the cache, and that it holds it.
+    async fn write(&self, operator: &str, table: &Table, base: Base, what: Step) -> Result<()> {
         let (cache, table, operator) = (Arc::clone(&self.cache), table.clone(), operator.to_owned());
-        let head = file.head.clone();
-        blocking(move || cache.advance(&operator, &table, file.changes(), version, head)).await
+        blocking(move || match what {
+            Step::Staged(changes) => cache.advance(&operator, &table, changes.entries(), base.version, base.head),
+            Step::Read(file) => cache.advance(&operator, &table, file.changes(), base.version, base.head),
+            Step::Nothing => cache.advance(&operator, &table, std::iter::empty(), base.version, base.head),
+        })
+        .await
     }
 
     /// A reader of an operator's base.
@@ -285,37 +309,34 @@ impl StateStore {
     /// Makes `version`, which was staged on the present base, the base. The base itself is taken as it is.
     ///
     /// # Errors
-    /// `Bug` where it was staged on another version; as [`restore`](Self::restore).
+    /// `Bug` where it was staged on another version; as [`restore`](Self::restore). Where the cache can't be written the operator
+    /// must be restored before it is read again.
     pub async fn advance(&mut self, operator: &str, version: &StateVersion) -> Result<()> {
         let this = self.operator(operator)?;
         if this.base.as_ref().is_some_and(|base| base.version == *version) {
             return Ok(());
         }
         let staged = this.staged.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let head = match staged.filter(|staged| staged.version == *version) {
-            Some(staged) => {
-                this.check_parent(version, &staged.head)?;
-                let (cache, table, id) = (Arc::clone(&self.cache), this.table.clone(), operator.to_owned());
-                let Staged { version, head, changes } = staged;
-                let held = head.clone();
-                blocking(move || cache.advance(&id, &table, changes.entries(), version, held)).await?;
-                head
-            }
+        let staged = staged.filter(|staged| staged.version == *version);
+        let (head, what) = match staged {
+            Some(staged) => (staged.head, Step::Staged(staged.changes)),
             None => {
                 let file = self.read(operator, version).await?;
                 check_spec(&this.spec, version, &file.head)?;
-                this.check_parent(version, &file.head)?;
-                let head = file.head.clone();
-                self.apply(operator, &this.table, version.clone(), file).await?;
-                head
+                (file.head.clone(), Step::Read(Arc::new(file)))
             }
         };
-        self.remember(&version.name, &head);
-        let this = self.operators.get_mut(operator).ok_or_else(|| unknown(operator))?;
-        this.base = Some(Base {
+        this.check_parent(version, &head)?;
+        // A write that fails may have been done in part: then nobody may read the table.
+        let mut this = self.operators.remove(operator).ok_or_else(|| unknown(operator))?;
+        let base = Base {
             version: version.clone(),
             head,
-        });
+        };
+        self.write(operator, &this.table, base.clone(), what).await?;
+        self.remember(&version.name, &base.head);
+        this.base = Some(base);
+        self.operators.insert(operator.to_owned(), this);
         Ok(())
     }
 

@@ -346,6 +346,23 @@ async fn x30_a_missing_file_is_never_taken_for_empty_state() {
 }
 
 #[tokio::test]
+async fn an_operator_whose_restoration_failed_can_not_be_read() {
+    let place = Place::new();
+    let mut state = place.process("a", None).await;
+    let one = step(&mut state, 1, &[(0, "a", Some("1"))]).await;
+    let two = step(&mut state, 2, &[(0, "a", Some("2"))]).await;
+    place.remove(&one.name);
+    let error = state.restore(&spec(), Some(&one)).await.expect_err("missing");
+    assert_eq!(error.kind(), Kind::Loss);
+    assert_eq!(state.reader(COUNTS).expect_err("not restored").kind(), Kind::Bug);
+    state
+        .restore(&spec(), Some(&two))
+        .await
+        .expect("the cache still holds it");
+    assert_eq!(all(&state), entries(&[(0, "a", "2")]));
+}
+
+#[tokio::test]
 async fn what_no_kept_version_needs_is_removed() {
     let place = Place::new();
     let mut state = place.process("a", None).await;
