@@ -121,6 +121,9 @@ pub(crate) struct Orders {
     /// A sink points elsewhere, or its place was emptied: it begins anew there after the last batch
     #[arg(long, value_name = "SINK")]
     pub new_target: Vec<String>,
+    /// A running query was edited or left the file: what it has counted so far is given up
+    #[arg(long, value_name = "OPERATOR")]
+    pub forget_state: Vec<String>,
 }
 
 /// What to show of a checkpoint.

@@ -10,9 +10,11 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::format::{AvroFormat, CsvFormat, Format, JsonFormat, RawFormat, parse_columns};
 use tidemill_engine::sql::dead_letters;
 use tidemill_engine::sql::reference::ReferenceTable;
+use tidemill_engine::sql::running::{Emit, Scope};
 use tidemill_engine::sql::same_for_all::same_for_all;
 use tidemill_engine::sql::table::{OnBadRecord, SourceTable};
 use tidemill_engine::sql::template::{Catalog, Query, Template};
+use tidemill_engine::state::StateSettings;
 use tidemill_engine::time::{Clock, SystemClock};
 use tidemill_kafka::security::{Security, is_security};
 use tidemill_kafka::{Isolation, KafkaConfig, KafkaSource, Reader};
@@ -66,6 +68,7 @@ pub(crate) async fn driver(
             .map(|query| Query {
                 name: query.name.clone(),
                 sql: query.sql.clone(),
+                scope: query.scope,
             })
             .collect(),
         reduce_slices,
@@ -84,6 +87,7 @@ pub(crate) async fn driver(
     {
         let template = Template::plan(&catalog, &sink.name, &sink.from.sql())
             .await
+            .and_then(|template| upserts_all_groups(sink, template))
             .map_err(|error| at_line(settings, &error, sink))?;
         let query_hash = hash(format!("{}sink {}\n", computed(settings), sink.from.sql()).as_bytes());
         let opened = open_sink(&settings.name, sink)?;
@@ -139,7 +143,10 @@ pub(crate) async fn driver(
         ticks: TickPolicy::Merged,
         until_caught_up,
         ways_out,
-        state: None,
+        state: Some(StateSettings {
+            cache: settings.state_cache.clone(),
+            memory_bytes_max: settings.memory_limit / 4,
+        }),
     };
     let clock = Arc::new(SystemClock::default());
     Ok(Driver::new(
@@ -209,6 +216,19 @@ fn dead_letter_sink(source: &SourceSettings) -> Option<SinkSettings> {
         from: From::Sql(sql),
         kind,
     })
+}
+
+/// An upserting sink has no way yet to delete the row of a group that a query gave before and leaves out now (X21).
+fn upserts_all_groups(sink: &SinkSettings, template: Template) -> Result<Template> {
+    if !sink.kind.upserts() || !template.may_leave_groups_out() {
+        return Ok(template);
+    }
+    let text = format!(
+        "sinks.{}: mode = \"upsert\" takes a running query as it is: the row of a group that a HAVING, WHERE, LIMIT or join leaves out \
+         later on would stay in the table. Leave that to those who read the table, or append",
+        sink.name
+    );
+    Err(Error::new(Kind::Config, text))
 }
 
 /// DataFusion names the query; the person needs file and line.
@@ -317,6 +337,11 @@ fn computed(settings: &Settings) -> String {
     }
     for query in &settings.queries {
         text.push_str(&format!("query {} {}\n", query.name, query.sql));
+        match query.scope {
+            Scope::Batch => {}
+            Scope::Running(Emit::Changed) => text.push_str("running\n"),
+            Scope::Running(Emit::All) => text.push_str("running, all\n"),
+        }
     }
     text
 }

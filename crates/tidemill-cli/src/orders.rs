@@ -1,4 +1,4 @@
-//! `--adopt`, `--drop-sink`, `--rename-sink` and `--new-target`: from words to what the driver is told.
+//! `--adopt`, `--drop-sink`, `--rename-sink`, `--new-target` and `--forget-state`: from words to what the driver is told.
 
 use tidemill_core::ways_out::WaysOut;
 use tidemill_engine::error::{Error, Kind, Result};
@@ -39,6 +39,6 @@ pub(crate) fn ways_out(settings: &Settings, orders: Orders) -> Result<WaysOut> {
         drop_sinks: orders.drop_sink,
         renames,
         new_targets: orders.new_target,
-        forget_states: Vec::new(),
+        forget_states: orders.forget_state,
     })
 }

@@ -35,6 +35,7 @@ mod reference_tables;
 mod refusals;
 mod replay;
 mod rewind;
+mod running;
 mod s3;
 mod secure;
 mod several_sinks;

@@ -11,10 +11,11 @@ pub(crate) mod table;
 mod units;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemill_core::rate::{PidEstimator, PidSettings};
+use tidemill_engine::sql::running::{Emit, Scope};
 use toml::de::DeTable;
 
 use document::{Document, Section};
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     pub interval: Duration,
     /// Where the checkpoint is.
     pub checkpoint: Place,
+    /// Where state of running queries is cached: beside a checkpoint on local disk, else in the user's cache folder.
+    pub state_cache: PathBuf,
     /// Bytes that sorts, joins and aggregates may hold.
     pub memory_limit: u64,
     /// How long a drain may take.
@@ -60,6 +63,8 @@ pub(crate) struct QuerySettings {
     pub line: usize,
     /// The text.
     pub sql: String,
+    /// What its aggregates range over.
+    pub scope: Scope,
 }
 
 impl Settings {
@@ -94,7 +99,7 @@ impl Settings {
             doc.problem(line, "", error.message().to_owned());
         }
         let settings = if errors.is_empty() {
-            read(&doc, file, table.get_ref(), folder)
+            read(&doc, file, table.get_ref(), folder, env)
         } else {
             None
         };
@@ -110,7 +115,13 @@ impl Settings {
     }
 }
 
-fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> Option<Settings> {
+fn read(
+    doc: &Document<'_>,
+    file: &str,
+    table: &DeTable<'_>,
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Option<Settings> {
     let top = Section::new(doc, String::new(), 1, table);
     let name = top.required("name", "\"ad-views\"");
     if let Some(name) = &name {
@@ -159,11 +170,13 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
     }
     tables(doc, &top);
     top.finish();
+    let (name, checkpoint) = (name?, checkpoint?);
     Some(Settings {
         file: file.to_owned(),
-        name: name?,
         interval,
-        checkpoint: checkpoint?,
+        state_cache: state_cache(&checkpoint, &name, env),
+        name,
+        checkpoint,
         memory_limit,
         drain_timeout,
         backpressure,
@@ -172,6 +185,16 @@ fn read(doc: &Document<'_>, file: &str, table: &DeTable<'_>, folder: &Path) -> O
         queries,
         sinks,
     })
+}
+
+fn state_cache(checkpoint: &Place, app: &str, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    if let Place::Folder(folder) = checkpoint {
+        return folder.join("state-cache");
+    }
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let caches = caches.unwrap_or_else(std::env::temp_dir);
+    caches.join("tidemill").join(app).join("state-cache")
 }
 
 /// `[rate]`: back-pressure is on unless it is switched off.
@@ -198,14 +221,21 @@ fn rate(top: &Section<'_, '_>, interval: Duration) -> Option<PidSettings> {
 
 fn query(name: &str, section: Section<'_, '_>) -> Option<QuerySettings> {
     let sql = section.required("sql", "\"SELECT …\"");
-    section.one_of("scope", &["batch"], &["running", "{…}"], "batch");
-    section.later(&["emit"]);
+    let is_running = section.one_of("scope", &["batch", "running"], &["{…}"], "batch") == "running";
+    if !is_running && section.has("emit") {
+        section.wrong("emit", "belongs to scope = \"running\"");
+    }
+    let emit = match section.one_of("emit", &["changed", "all"], &[], "changed") {
+        "all" => Emit::All,
+        _ => Emit::Changed,
+    };
     let line = section.line;
     section.finish();
     Some(QuerySettings {
         name: name.to_owned(),
         line,
         sql: sql?,
+        scope: if is_running { Scope::Running(emit) } else { Scope::Batch },
     })
 }
 

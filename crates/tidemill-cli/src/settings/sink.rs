@@ -80,6 +80,13 @@ pub(crate) enum SinkKind {
     },
 }
 
+impl SinkKind {
+    /// True where a row takes the place of the one with its key.
+    pub(crate) fn upserts(&self) -> bool {
+        matches!(self, Self::Postgres { key, .. } if !key.is_empty())
+    }
+}
+
 pub(super) fn read(name: &str, section: Section<'_, '_>, folder: &Path) -> Option<SinkSettings> {
     let from = match (section.text("from"), section.text("sql")) {
         (Some(_), Some(_)) => {

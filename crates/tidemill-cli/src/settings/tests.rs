@@ -73,6 +73,37 @@ fn a_checkpoint_may_be_in_a_bucket() {
 }
 
 #[test]
+fn aggregates_range_over_the_batch_or_the_stream() {
+    let of = |scope: &str| {
+        let settings = parse(&SAMPLE.replace("scope = \"batch\"\n", scope)).expect(scope);
+        settings.queries[0].scope
+    };
+    assert_eq!(of(""), Scope::Batch);
+    assert_eq!(of("scope = \"batch\"\n"), Scope::Batch);
+    assert_eq!(of("scope = \"running\"\n"), Scope::Running(Emit::Changed));
+    assert_eq!(of("scope = \"running\"\nemit = \"all\"\n"), Scope::Running(Emit::All));
+}
+
+#[test]
+fn state_is_cached_on_this_machine() {
+    let of = |checkpoint: &str, home: &'static str| {
+        let text = SAMPLE.replace("\"checkpoint/ad-views\"", checkpoint);
+        let env = |name: &str| match name {
+            "DATABASE_URL" => Some("postgres://localhost/db".to_owned()),
+            name => (name == home).then(|| "/home/me".to_owned()),
+        };
+        let settings = Settings::parse("f.toml", &text, Path::new("/pipelines"), &env);
+        settings.expect("reads").state_cache
+    };
+    let local = Path::new("/pipelines/checkpoint/ad-views/state-cache");
+    assert_eq!(of("\"checkpoint/ad-views\"", "HOME"), local);
+    let in_home = Path::new("/home/me/.cache/tidemill/ad-views/state-cache");
+    assert_eq!(of("\"s3://lake/ad-views\"", "HOME"), in_home);
+    let in_caches = Path::new("/home/me/tidemill/ad-views/state-cache");
+    assert_eq!(of("\"s3://lake/ad-views\"", "XDG_CACHE_HOME"), in_caches);
+}
+
+#[test]
 fn the_sample_is_read() {
     let settings = parse(SAMPLE).expect("reads");
     assert_eq!(settings.name, "ad-views");
@@ -290,13 +321,23 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "scope = \"batch\"",
-        "scope = \"running\"",
-        "queries.views.scope: \"running\" is not in this version",
+        "scope = { window = \"5m\", slide = \"1m\" }",
+        "queries.views.scope: this form is not in this version",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"runing\"",
+        "queries.views.scope: \"runing\" is unknown; expected one of batch, running",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nemit = \"new\"",
+        "queries.views.emit: \"new\" is unknown; expected one of changed, all",
     ),
     (
         "scope = \"batch\"",
         "emit = \"all\"",
-        "queries.views.emit: is not in this version",
+        "queries.views.emit: belongs to scope = \"running\"",
     ),
     (
         "checkpoint/ad-views",

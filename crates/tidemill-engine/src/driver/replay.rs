@@ -23,7 +23,7 @@ impl Driver {
     /// `show` gives for each sink, not to the sink.
     ///
     /// # Errors
-    /// `Config` where its plan is not kept; those of reading and of the queries.
+    /// `Config` where its plan is not kept, or rows follow from state; those of reading and of the queries.
     pub async fn replay(
         mut self,
         batch: BatchId,
@@ -49,6 +49,14 @@ impl Driver {
         let other_tables = logged.plan.tables.iter().any(|table| !tables.contains(table));
         let mut record_bytes = BTreeMap::new();
         for output in &mut self.outputs {
+            if let Some(operator) = output.job.operators().first() {
+                let text = format!(
+                    "sink {}: its rows follow from the state of operator {}, and only that of the last batch is kept: a past batch can't \
+                     be shown again",
+                    output.name, operator.id
+                );
+                return Err(Error::new(Kind::Config, text));
+            }
             let changed = match logged.plan.query_hashes.get(&output.name) {
                 _ if other_tables => Some(true),
                 Some(planned) => Some(*planned != output.query_hash),

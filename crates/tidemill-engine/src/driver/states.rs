@@ -48,8 +48,9 @@ fn refuse_gone(
     Err(Error::new(
         Kind::Config,
         format!(
-            "the checkpoint holds state of the operator {gone}, which the program no longer has (it has: {known}). Give the \
-             operator its name back with .named({gone:?}), or let its state go with .forget_state({gone:?})"
+            "the checkpoint holds state of the operator {gone}, which the pipeline no longer has (it has: {known}). Give it its name back \
+             (in a program with .named({gone:?})), or let its state go: `tidemill run FILE --forget-state {gone}`, in a program \
+             .forget_state({gone:?})"
         ),
     ))
 }
@@ -76,7 +77,8 @@ pub(super) async fn acceptable(
 }
 
 impl States {
-    /// Brings all operators of the outputs to `versions`; those that have none begin empty.
+    /// Brings all operators of the outputs to `versions`; those that have none begin empty, and so do those of `forgotten` whose
+    /// state is of another kind or shape.
     ///
     /// # Errors
     /// `Config` where the program lacks an operator whose state is there, or has it with another shape.
@@ -100,8 +102,15 @@ impl States {
         })?;
         let mut store = StateStore::open(settings.clone(), checkpoint.store()).await?;
         for operator in operators.values() {
-            let kept = versions.get(&operator.id).filter(|_| !forgotten.contains(&operator.id));
-            store.restore(operator, kept).await?;
+            let Err(error) = store.restore(operator, versions.get(&operator.id)).await else {
+                continue;
+            };
+            // What fits is kept: an order that stays in a program or a start script must not be followed at every start.
+            if error.kind() != Kind::Config || !forgotten.contains(&operator.id) {
+                return Err(error);
+            }
+            tracing::warn!(operator = operator.id, error = error.chain(), "its state is given up");
+            store.restore(operator, None).await?;
         }
         Ok(Self {
             store: Some(store),

@@ -7,6 +7,7 @@ mod octet_length;
 mod provider;
 pub mod read;
 pub mod reference;
+pub mod running;
 pub mod same_for_all;
 pub mod scan_run;
 mod slice_read;

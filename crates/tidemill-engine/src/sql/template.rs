@@ -1,6 +1,6 @@
 //! A query planned once; per batch only its ranges change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -24,10 +24,12 @@ use super::octet_length::octet_length;
 use super::provider::{DeadLetters, QueriedTable};
 use super::read::ReadRangesExec;
 use super::reference::ReferenceTable;
+use super::running::{self, Noted, RunningTable, Scope, StateExec};
 use super::scan_run::ScanRun;
 use super::table::{MetadataColumn, OnBadRecord, SourceTable};
 use crate::error::{Error, Kind, Result};
 use crate::job::{BatchRun, Finished, Job, SliceRows, StateReaders};
+use crate::state::OperatorSpec;
 
 /// Operators that keep the rows of a slice together and in order.
 const ORDER_KEEPING: &[&str] = &[
@@ -39,6 +41,15 @@ const ORDER_KEEPING: &[&str] = &[
     "UnnestExec",
 ];
 
+/// Operators that keep every row.
+const ROW_KEEPING: &[&str] = &[
+    "ProjectionExec",
+    "CoalesceBatchesExec",
+    "CooperativeExec",
+    "RepartitionExec",
+    "CoalescePartitionsExec",
+];
+
 /// A named query; it is a table for later queries and outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -46,6 +57,8 @@ pub struct Query {
     pub name: String,
     /// The text.
     pub sql: String,
+    /// What its aggregates range over.
+    pub scope: Scope,
 }
 
 /// What templates are planned from.
@@ -70,6 +83,7 @@ pub struct Template {
     context: Arc<TaskContext>,
     cell: Arc<BatchCell>,
     sources: Vec<String>,
+    operators: Vec<OperatorSpec>,
     ordered: bool,
 }
 
@@ -79,6 +93,7 @@ pub struct QueryRun {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     scans: Vec<Arc<ScanRun>>,
+    noted: Vec<Arc<Noted>>,
 }
 
 impl Template {
@@ -92,20 +107,36 @@ impl Template {
         for query in &catalog.queries {
             let what = format!("queries.{}", query.name);
             let frame = frame(&session, catalog, &what, &query.sql).await?;
-            register(&session, &what, &query.name, frame.into_view())?;
+            let table: Arc<dyn TableProvider> = match query.scope {
+                Scope::Batch => frame.into_view(),
+                Scope::Running(emit) => {
+                    let text = text_of(catalog, query);
+                    Arc::new(RunningTable::new(
+                        running::lower(frame, &query.name, &text, emit).await?,
+                    ))
+                }
+            };
+            register(&session, &what, &query.name, table)?;
         }
         let what = format!("sinks.{output}");
         let frame = frame(&session, catalog, &what, sql).await?;
         let plan = frame
             .create_physical_plan()
             .await
+            .and_then(running::expand)
             .map_err(|error| refused(&what, error))?;
         let mut sources = Vec::new();
+        let mut operators: Vec<OperatorSpec> = Vec::new();
         plan.apply(|node| {
             if let Some(read) = node.downcast_ref::<ReadRangesExec>()
                 && !sources.contains(&read.source().to_owned())
             {
                 sources.push(read.source().to_owned());
+            }
+            if let Some(operator) = node.downcast_ref::<StateExec>().and_then(StateExec::changes)
+                && !operators.contains(operator)
+            {
+                operators.push(operator.clone());
             }
             Ok(TreeNodeRecursion::Continue)
         })
@@ -116,6 +147,7 @@ impl Template {
             context: session.task_ctx(),
             cell,
             sources,
+            operators,
             ordered,
         })
     }
@@ -140,27 +172,43 @@ impl Template {
         columns
     }
 
+    /// True where a group of a running query may be given in one batch and be left out in a later one, though it has changed: by
+    /// a HAVING, a LIMIT, a join. An upserting sink would keep its last row (X21).
+    pub fn may_leave_groups_out(&self) -> bool {
+        !self.operators.is_empty() && !keeps_groups(&self.plan)
+    }
+
     /// The plan with the ranges of a batch; `batch_time()` and its kin answer for that batch from here on.
     ///
     /// # Errors
     /// A bug.
     pub fn run(&self, batch: &BatchPlan) -> Result<QueryRun> {
-        self.with_ranges(batch.batch_id, batch.batch_time_ms, &batch.ranges)
+        self.run_after(batch, &StateReaders::new())
     }
 
-    fn with_ranges(&self, id: u64, time_ms: i64, ranges: &[RangePlan]) -> Result<QueryRun> {
+    fn run_after(&self, batch: &BatchPlan, before: &StateReaders) -> Result<QueryRun> {
+        self.with_ranges(batch.batch_id, batch.batch_time_ms, &batch.ranges, before)
+    }
+
+    fn with_ranges(&self, id: u64, time_ms: i64, ranges: &[RangePlan], before: &StateReaders) -> Result<QueryRun> {
         self.cell.set(id, time_ms);
         let mut scans = Vec::new();
+        let mut noted = Vec::new();
         let bug = |error| Error::with_source(Kind::Bug, "put the ranges of a batch into the plan", error);
         let fresh = reset_plan_states(Arc::clone(&self.plan)).map_err(bug)?;
         let plan = fresh
-            .transform_up(|node| match node.downcast_ref::<ReadRangesExec>() {
-                None => Ok(Transformed::no(node)),
-                Some(read) => {
+            .transform_up(|node| {
+                if let Some(read) = node.downcast_ref::<ReadRangesExec>() {
                     let (read, run) = read.for_batch(ranges)?;
                     scans.push(run);
-                    Ok(Transformed::yes(read))
+                    return Ok(Transformed::yes(read));
                 }
+                if let Some(state) = node.downcast_ref::<StateExec>() {
+                    let (state, notes) = state.for_batch(before);
+                    noted.extend(notes);
+                    return Ok(Transformed::yes(state));
+                }
+                Ok(Transformed::no(node))
             })
             .map_err(bug)?
             .data;
@@ -168,6 +216,7 @@ impl Template {
             plan,
             context: Arc::clone(&self.context),
             scans,
+            noted,
         })
     }
 }
@@ -182,12 +231,16 @@ impl Job for Template {
         self.ordered
     }
 
-    fn for_batch(&self, plan: &BatchPlan, _before: &StateReaders) -> Result<Arc<dyn BatchRun>> {
-        Ok(Arc::new(self.run(plan)?))
+    fn operators(&self) -> Vec<OperatorSpec> {
+        self.operators.clone()
+    }
+
+    fn for_batch(&self, plan: &BatchPlan, before: &StateReaders) -> Result<Arc<dyn BatchRun>> {
+        Ok(Arc::new(self.run_after(plan, before)?))
     }
 
     async fn yields_without_input(&self) -> Result<bool> {
-        let run = self.with_ranges(0, 0, &[])?;
+        let run = self.with_ranges(0, 0, &[], &StateReaders::new())?;
         let failed = |error| Error::with_source(Kind::Config, "the query fails on an empty batch", error);
         let rows: Vec<_> = execute_stream(run.plan, run.context)
             .map_err(failed)?
@@ -280,6 +333,26 @@ fn names(sql: &str, name: &str) -> bool {
     })
 }
 
+/// All that a query is made of, as it is written: its own text, and those of the queries before it that it names.
+fn text_of(catalog: &Catalog, query: &Query) -> String {
+    let mut text = query.sql.clone();
+    let before = catalog.queries.iter().take_while(|before| before.name != query.name);
+    for before in before.collect::<Vec<_>>().into_iter().rev() {
+        if names(&text, &before.name) {
+            text.push_str(&format!("\n{}: {}", before.name, before.sql));
+        }
+    }
+    text
+}
+
+fn keeps_groups(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    match plan.children().as_slice() {
+        [below] if ROW_KEEPING.contains(&plan.name()) => keeps_groups(below),
+        [below] => below.downcast_ref::<StateExec>().is_some(),
+        _ => false,
+    }
+}
+
 fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if !ORDER_KEEPING.contains(&plan.name()) {
         return false;
@@ -312,9 +385,17 @@ impl BatchRun for QueryRun {
     }
 
     async fn finish(&self) -> Result<Finished> {
+        let mut changes = BTreeMap::new();
+        for noted in &self.noted {
+            // A query that is read twice changes the same twice.
+            let changed = noted.finish(&self.context).await?;
+            if !changed.is_empty() {
+                changes.insert(noted.operator().to_owned(), changed);
+            }
+        }
         Ok(Finished {
             scans: self.scans.clone(),
-            ..Finished::default()
+            changes,
         })
     }
 }

@@ -524,8 +524,8 @@ fn check_spec(spec: &OperatorSpec, version: &StateVersion, head: &Head) -> Resul
         if is != was {
             let text = format!(
                 "state of operator {} after batch {} has {what} {was:?}, the pipeline wants {is:?}: it can't go on from it. \
-                 Change the pipeline back, give the operator another name, or begin with another checkpoint",
-                spec.id, version.batch_id
+                 Change the pipeline back, or let its state go: `tidemill run FILE --forget-state {}`, in a program .forget_state({:?})",
+                spec.id, version.batch_id, spec.id, spec.id
             );
             return Err(Error::new(Kind::Config, text));
         }
