@@ -4,7 +4,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::header::ACCEPT;
 use reqwest::redirect::Policy;
@@ -12,6 +12,7 @@ use reqwest::{Client, StatusCode, Url};
 use rustls::CertificateError;
 use serde_json::Value;
 use tidemill_engine::error::{Error, Kind};
+use tidemill_engine::time::{Clock, SystemClock};
 use tidemill_engine::tls::{Secret, Tls};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -48,6 +49,7 @@ pub(crate) struct Endpoint {
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     endpoint: Arc<Endpoint>,
+    clock: Arc<dyn Clock>,
     /// Held while a token is asked for, so that connections opened together ask once.
     held: Arc<Mutex<Held>>,
 }
@@ -70,14 +72,16 @@ struct Held {
 #[derive(Debug)]
 struct Token {
     text: Secret,
-    renew_at: Instant,
-    ends_at: Instant,
+    /// In time since the clock began.
+    renew_at: Duration,
+    ends_at: Duration,
 }
 
 /// Why there is no token, which holds for a while: whoever asks meanwhile gets the same answer.
 #[derive(Debug)]
 struct Failure {
-    until: Instant,
+    /// In time since the clock began.
+    until: Duration,
     reason: String,
     is_final: bool,
 }
@@ -94,15 +98,15 @@ impl Failure {
 
 impl Held {
     /// A token that is good for a while.
-    fn fresh(&self, now: Instant) -> Option<Secret> {
+    fn fresh(&self, now: Duration) -> Option<Secret> {
         let token = self.token.as_ref().filter(|token| now < token.renew_at);
         token.map(|token| token.text.clone())
     }
 
     /// What is left where no new token is to be had: the old one as long as it lives.
-    fn left(&self, failure: &Failure) -> Answer<Secret> {
+    fn left(&self, failure: &Failure, now: Duration) -> Answer<Secret> {
         match &self.token {
-            Some(token) if Instant::now() < token.ends_at => Ok(token.text.clone()),
+            Some(token) if now < token.ends_at => Ok(token.text.clone()),
             _ => Err(failure.fault()),
         }
     }
@@ -111,8 +115,13 @@ impl Held {
 impl Tokens {
     /// Tokens of this endpoint. Nothing is asked yet.
     pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self::on(Arc::new(SystemClock::default()), endpoint)
+    }
+
+    fn on(clock: Arc<dyn Clock>, endpoint: Endpoint) -> Self {
         Self {
             endpoint: Arc::new(endpoint),
+            clock,
             held: Arc::default(),
         }
     }
@@ -123,12 +132,12 @@ impl Tokens {
     /// Names the endpoint and what is wrong, without secret and token.
     pub(crate) async fn token(&self, wait: Duration) -> Answer<Secret> {
         let mut held = self.held.lock().await;
-        let now = Instant::now();
+        let now = self.clock.elapsed();
         if let Some(token) = held.fresh(now) {
             return Ok(token);
         }
         if let Some(failure) = held.failure.as_ref().filter(|failure| now < failure.until) {
-            return held.left(failure);
+            return held.left(failure, now);
         }
         let asked = timeout(wait, self.endpoint.ask()).await;
         let asked = asked.unwrap_or_else(|_| {
@@ -149,13 +158,14 @@ impl Tokens {
                     Fault::Passing(reason) => (reason, false),
                     Fault::Final(error) => (error.chain(), true),
                 };
-                let until = Instant::now() + held.backoff.pause();
+                let now = self.clock.elapsed();
+                let until = now + held.backoff.pause();
                 let failure = Failure {
                     until,
                     reason,
                     is_final,
                 };
-                let left = held.left(&failure);
+                let left = held.left(&failure, now);
                 if left.is_ok() {
                     warn!(
                         "no new token, the old one is used as long as it holds: {}",
@@ -184,7 +194,7 @@ struct Granted {
 
 impl Granted {
     /// The token, whose life began at `asked_at` at the earliest.
-    fn from(self, asked_at: Instant) -> Token {
+    fn from(self, asked_at: Duration) -> Token {
         Token {
             text: self.text,
             renew_at: asked_at + self.life.mul_f64(LIFE_USED),
@@ -364,8 +374,9 @@ fn distrust(error: &(dyn StdError + 'static)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+    use async_trait::async_trait;
     use futures::future::join_all;
     use tidemill_engine::tls::{Check, Names};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -398,11 +409,31 @@ mod tests {
         }
     }
 
+    /// Time as a test sets it.
+    #[derive(Debug, Default)]
+    struct Seconds(AtomicU64);
+
+    #[async_trait]
+    impl Clock for Seconds {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+
+        async fn sleep(&self, _time: Duration) {
+            unreachable!("nothing here waits for a time")
+        }
+    }
+
     /// Endpoint in process that gives the answers in turn, the last one again and again.
     #[derive(Clone)]
     struct FakeEndpoint {
         answers: Arc<Vec<String>>,
         asked: Arc<AtomicUsize>,
+        clock: Arc<Seconds>,
     }
 
     impl FakeEndpoint {
@@ -412,6 +443,7 @@ mod tests {
             let fake = Self {
                 answers: Arc::new(answers.into_iter().collect()),
                 asked: Arc::default(),
+                clock: Arc::default(),
             };
             let served = fake.clone();
             tokio::spawn(async move {
@@ -420,10 +452,9 @@ mod tests {
                     tokio::spawn(served.clone().serve(stream));
                 }
             });
-            (
-                fake,
-                Tokens::new(endpoint(&format!("http://127.0.0.1:{port}/token?tenant=1"))),
-            )
+            let clock = Arc::clone(&fake.clock);
+            let endpoint = endpoint(&format!("http://127.0.0.1:{port}/token?tenant=1"));
+            (fake, Tokens::on(clock, endpoint))
         }
 
         async fn serve(self, mut stream: TcpStream) {
@@ -442,6 +473,11 @@ mod tests {
             let number = self.asked.fetch_add(1, Ordering::SeqCst);
             let answer = &self.answers[number.min(self.answers.len() - 1)];
             stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+
+        /// Moves the time to so many seconds after the start.
+        fn at(&self, seconds: u64) {
+            self.clock.0.store(seconds, Ordering::SeqCst);
         }
 
         fn asked(&self) -> usize {
@@ -475,13 +511,11 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_renewed_before_it_ends_and_where_a_broker_refused_it() {
         let (fake, tokens) =
-            FakeEndpoint::start([grant("first", 1), grant("second", 3600), grant("third", 3600)]).await;
+            FakeEndpoint::start([grant("first", 100), grant("second", 3600), grant("third", 3600)]).await;
         assert_eq!(text(&tokens).await, "first");
-        let until = Instant::now() + WAIT;
-        while text(&tokens).await == "first" {
-            assert!(Instant::now() < until, "the first token is given for ever");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        fake.at(79);
+        assert_eq!(text(&tokens).await, "first");
+        fake.at(81);
         let second = tokens.token(WAIT).await.unwrap();
         assert_eq!(second.0, "second");
         tokens.forget(&Secret("first".to_owned())).await;
@@ -493,29 +527,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_old_token_is_used_as_long_as_it_lives_where_there_is_no_new_one() {
-        let (fake, tokens) = FakeEndpoint::start([grant("first", 2), http("503 Busy", "")]).await;
+        let (fake, tokens) = FakeEndpoint::start([grant("first", 100), http("503 Busy", "")]).await;
         assert_eq!(text(&tokens).await, "first");
-        let until = Instant::now() + WAIT;
-        let mut asked_before_its_end = 0;
-        let fault = loop {
-            assert!(Instant::now() < until, "an ended token is given");
-            match tokens.token(WAIT).await {
-                Ok(token) => {
-                    assert_eq!(token.0, "first");
-                    asked_before_its_end = fake.asked();
-                }
-                Err(fault) => break fault,
+        // However often somebody looks, the endpoint is asked once in a pause.
+        for (at, asked) in [(81, 2), (90, 3), (99, 4)] {
+            fake.at(at);
+            for _ in 0..20 {
+                assert_eq!(text(&tokens).await, "first");
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
+            assert_eq!(fake.asked(), asked, "after {at} s");
+        }
+        fake.at(101);
+        let fault = tokens.token(WAIT).await.unwrap_err();
         assert!(
             matches!(&fault, Fault::Passing(reason) if reason.contains("503")),
             "{fault}"
-        );
-        // Some 80 looks: the pauses between requests grow, whoever looks.
-        assert!(
-            (2..8).contains(&asked_before_its_end),
-            "{asked_before_its_end} requests"
         );
     }
 

@@ -8,6 +8,9 @@ use async_trait::async_trait;
 use tidemill_engine::time::Clock;
 use tokio::sync::oneshot;
 
+/// A program in which nothing happens for so long, and which waits for no time, hangs.
+const STILL_MAX: Duration = Duration::from_secs(60);
+
 /// Time as somebody sets it, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct ManualClock {
@@ -55,7 +58,13 @@ impl ManualClock {
             if let Some(result) = done(first) {
                 return result;
             }
-            moment = self.changed.wait(moment).unwrap_or_else(PoisonError::into_inner);
+            let waited = self.changed.wait_timeout(moment, STILL_MAX);
+            let (next, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+            assert!(
+                !timed_out.timed_out(),
+                "the program neither ends nor waits for a time, and nothing happened for {STILL_MAX:?}"
+            );
+            moment = next;
         }
     }
 }
