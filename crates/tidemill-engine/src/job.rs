@@ -14,6 +14,9 @@ use crate::error::Result;
 use crate::sql::scan_run::ScanRun;
 use crate::state::{Changes, OperatorSpec, StateReader};
 
+/// A batch of so few offsets is read by one task, and by one fetch per broker: waking threads for them would cost more than it saves.
+pub const FEW_OFFSETS: i64 = 50_000;
+
 /// What each stateful operator holds before a batch, by operator id.
 pub type StateReaders = BTreeMap<String, StateReader>;
 

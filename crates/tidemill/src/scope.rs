@@ -9,15 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidemill_core::plan::BatchPlan;
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::job::{BatchRun, Finished, StateReaders};
+use tidemill_engine::job::{BatchRun, FEW_OFFSETS, Finished, StateReaders};
 use tidemill_engine::sql::template::{QueryRun, Template};
 use tidemill_engine::state::{Changes, StateReader};
 
 use crate::batch::exchange::Spill;
 use crate::task::OffsetRange;
-
-/// A batch of so few offsets is computed by one task.
-const FEW_OFFSETS: i64 = 50_000;
 
 /// What an operator has to do in a batch for its state, whether anybody takes its values or not.
 #[async_trait]

@@ -23,7 +23,7 @@ use super::{Driver, Output, ranges};
 use crate::checkpoint::{Checkpoint, SinkCommit};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::job::{BatchRun, StateReaders};
+use crate::job::{BatchRun, FEW_OFFSETS, StateReaders};
 use crate::sink::{Claim, Committed, SinkBatch, SliceWriter};
 use crate::sql::scan_run::ScanRun;
 
@@ -33,8 +33,6 @@ const USER_CODE_RUNS_MAX: u32 = 4;
 const TIME_LIMIT_RUNS_MAX: u32 = 2;
 /// Runs of a batch that lose their sink while the checkpoint knows no newer epoch.
 const FENCED_RUNS_MAX: u32 = 5;
-/// A batch of so few is read at once, by one fetch per broker.
-const FEW_OFFSETS: i64 = 50_000;
 
 impl Driver {
     /// Runs one output until it is committed. What may pass by itself is tried again for as long as it takes, with the
