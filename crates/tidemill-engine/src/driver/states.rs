@@ -127,8 +127,8 @@ impl States {
         self.operators.iter().map(reader).collect()
     }
 
-    /// Makes the changes durable where no other output of the batch has decided the operator's version, and notes the versions in
-    /// `decided`.
+    /// Makes the changes durable and notes their versions in `decided`: where there are any, and no other output of the
+    /// batch has decided the operator's version.
     pub(super) async fn stage(
         &self,
         claim: &Claim,
@@ -138,7 +138,7 @@ impl States {
         decided: &mut StateVersions,
     ) -> Result<()> {
         for (operator, changes) in changes {
-            if decided.contains_key(&operator) {
+            if changes.is_empty() || decided.contains_key(&operator) {
                 continue;
             }
             let Some(store) = &self.store else {
