@@ -34,7 +34,8 @@ impl SliceState {
     }
 }
 
-/// A key as state names it.
+/// A key as state names it. Places are in the order in which state is quickest read.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyPlace {
     pub(super) bucket: u16,
     pub(super) bytes: Vec<u8>,
@@ -62,8 +63,15 @@ pub(super) struct Done<M> {
     pub(super) mapped: Vec<M>,
 }
 
-/// What a batch does to a slice: from the state before and the rows, what changes.
-pub(super) type Update<K, V, M> = Arc<dyn Fn(&SliceState, ByKey<K, Vec<V>>) -> Result<Done<M>> + Send + Sync>;
+/// The values of a key in a batch.
+pub(super) struct KeyRows<K, V> {
+    pub(super) place: KeyPlace,
+    pub(super) key: K,
+    pub(super) values: Vec<V>,
+}
+
+/// What a batch does to a slice: from the state before and the rows, in the order of their places, what changes.
+pub(super) type Update<K, V, M> = Arc<dyn Fn(&SliceState, Vec<KeyRows<K, V>>) -> Result<Done<M>> + Send + Sync>;
 
 /// An operator with a state per key, in one batch. Each slice is updated once.
 pub(super) struct KeyedState<K, V, M> {
@@ -130,10 +138,20 @@ impl<K: Key, V: Data, M: Send + Sync + 'static> KeyedState<K, V, M> {
                     .rows(slice, |key, value| rows.entry(key).or_default().push(value))
                     .await?;
             }
-            (self.update)(&self.state(slice), rows)
+            (self.update)(&self.state(slice), in_places(rows)?)
         });
         done.await
     }
+}
+
+fn in_places<K: Key, V>(rows: ByKey<K, Vec<V>>) -> Result<Vec<KeyRows<K, V>>> {
+    let placed = |(key, values)| {
+        let place = KeyPlace::of(&key)?;
+        Ok(KeyRows { place, key, values })
+    };
+    let mut rows: Vec<_> = rows.into_iter().map(placed).collect::<Result<_>>()?;
+    rows.sort_unstable_by(|a, b| a.place.cmp(&b.place));
+    Ok(rows)
 }
 
 #[async_trait]

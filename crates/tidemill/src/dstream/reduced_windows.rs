@@ -12,9 +12,8 @@ use tidemill_engine::error::{Error, Kind, Result};
 use tidemill_engine::state::Changes;
 
 use super::DStream;
-use super::keyed_state::{Done, KeyPlace, KeyedState, SliceState, Update};
+use super::keyed_state::{Done, KeyPlace, KeyRows, KeyedState, SliceState, Update};
 use super::windows::{lengths, time_bytes};
-use crate::batch::keyed::ByKey;
 use crate::batch::{Batch, Out, Slices};
 use crate::codec::{self, Data, Key};
 use crate::graph::Declaration;
@@ -74,11 +73,10 @@ impl<K: Key, V: Data + Clone> Reduce<K, V> {
         })
     }
 
-    fn update(&self, times: Times, state: &SliceState, rows: ByKey<K, Vec<V>>) -> Result<Done<()>> {
+    fn update(&self, times: Times, state: &SliceState, rows: Vec<KeyRows<K, V>>) -> Result<Done<()>> {
         let mut changes = Changes::default();
         let mut newest = Vec::with_capacity(rows.len());
-        for (key, values) in rows {
-            let place = KeyPlace::of(&key)?;
+        for KeyRows { place, values, .. } in rows {
             if let Some(value) = values.into_iter().reduce(|a, b| (self.put)(a, b)) {
                 let pane = [PANE, &time_bytes(times.time_ms)].concat();
                 changes.set(place.bucket, place.under(&pane), Some(codec::keep(&value)?));

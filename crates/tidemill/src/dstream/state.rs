@@ -9,10 +9,9 @@ use futures::future::BoxFuture;
 use tidemill_engine::error::Result;
 use tidemill_engine::state::Changes;
 
-use super::keyed_state::{Done, KeyPlace, KeyedState, SliceState, Update};
+use super::keyed_state::{Done, KeyPlace, KeyRows, KeyedState, SliceState, Update};
 use super::windows::time_bytes;
 use super::{Compute, DStream};
-use crate::batch::keyed::ByKey;
 use crate::batch::{Batch, Out, Slices};
 use crate::codec::{self, Data, Key};
 use crate::graph::{Declaration, Graph, Stream};
@@ -143,7 +142,8 @@ impl<K: Key, V, S, M> StateSpec<K, V, S, M> {
         self
     }
 
-    /// Removes the state of a key that had no value for longer than this, after one last call without a value. Default = never.
+    /// Removes the state of a key that had no value for longer than this, after one last call without a value. Default = never. The time
+    /// may change from start to start; state that was kept without a timeout does not fit a program with one, nor the other way round.
     #[must_use]
     pub fn timeout(mut self, idle: Duration) -> Self {
         self.timeout_ms = Some(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
@@ -152,7 +152,13 @@ impl<K: Key, V, S, M> StateSpec<K, V, S, M> {
 }
 
 impl<K: Key, V: Data, S: Data + Clone, M: Send + Sync + 'static> StateSpec<K, V, S, M> {
-    fn update(&self, time_ms: i64, state: &SliceState, rows: ByKey<K, Vec<V>>) -> Result<Done<M>> {
+    /// What is kept: with a timeout the keys by time too, which a program without one does not have.
+    fn shape(&self) -> String {
+        let by_time = if self.timeout_ms.is_some() { ", by time" } else { "" };
+        format!("{}{by_time}", codec::shape::<(K, S)>())
+    }
+
+    fn update(&self, time_ms: i64, state: &SliceState, rows: Vec<KeyRows<K, V>>) -> Result<Done<M>> {
         let mut run = Run {
             spec: self,
             time_ms,
@@ -161,8 +167,8 @@ impl<K: Key, V: Data, S: Data + Clone, M: Send + Sync + 'static> StateSpec<K, V,
             mapped: Vec::new(),
         };
         run.begin()?;
-        for (key, values) in rows {
-            run.key(&key, values)?;
+        for row in rows {
+            run.key(row)?;
         }
         run.time_out()?;
         Ok(Done {
@@ -239,8 +245,8 @@ impl<K: Key, V: Data, S: Data + Clone, M: Send + Sync + 'static> Run<'_, K, V, S
         place.under(&[BY_TIME, &time_bytes(time_ms)].concat())
     }
 
-    fn key(&mut self, key: &K, values: Vec<V>) -> Result<()> {
-        let place = KeyPlace::of(key)?;
+    fn key(&mut self, row: KeyRows<K, V>) -> Result<()> {
+        let KeyRows { place, key, values } = row;
         let kept = self
             .changes
             .value_on(&self.state.before, place.bucket, &place.under(STATE))?;
@@ -252,7 +258,7 @@ impl<K: Key, V: Data, S: Data + Clone, M: Send + Sync + 'static> Run<'_, K, V, S
         let mut changed = false;
         for row in values {
             let mut state = State::new(value.take());
-            let mapped = (self.spec.function)(self.time_ms, key, Some(row), &mut state);
+            let mapped = (self.spec.function)(self.time_ms, &key, Some(row), &mut state);
             self.mapped.extend(mapped);
             changed |= state.fate != Fate::Untouched;
             value = state.value;
@@ -414,7 +420,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
     ) -> MapWithState<K, V, S, M> {
         let what = Declaration {
             parents: vec![Arc::clone(&self.stream)],
-            stateful: Some(("map-with-state", codec::shape::<(K, S)>())),
+            stateful: Some(("map-with-state", spec.shape())),
             ..Declaration::default()
         };
         let stream = self.graph.declare(what);

@@ -1,6 +1,6 @@
 //! A state per key, updated for every key in every batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -9,8 +9,7 @@ use tidemill_engine::error::Result;
 use tidemill_engine::state::Changes;
 
 use super::DStream;
-use super::keyed_state::{Done, KeyPlace, KeyedState, SliceState, Update};
-use crate::batch::keyed::ByKey;
+use super::keyed_state::{Done, KeyPlace, KeyRows, KeyedState, SliceState, Update};
 use crate::batch::{Batch, Out, Slices};
 use crate::codec::{self, Data, Key};
 use crate::graph::Declaration;
@@ -29,23 +28,29 @@ struct Updating<K, V, S> {
     initial: HashMap<K, S>,
 }
 
+/// A state before the batch.
+struct Old<S> {
+    value: S,
+    /// Its bytes, where it is kept already.
+    kept: Option<Vec<u8>>,
+}
+
 impl<K: Key, V: Data, S: Data + Clone> Updating<K, V, S> {
-    fn update(&self, time_ms: i64, state: &SliceState, mut rows: ByKey<K, Vec<V>>) -> Result<Done<()>> {
+    /// One bucket after the other: of all keys those of a bucket are in memory at once.
+    fn update(&self, time_ms: i64, state: &SliceState, rows: Vec<KeyRows<K, V>>) -> Result<Done<()>> {
         let mut changes = Changes::default();
-        let mut known = self.initial(state, &mut changes)?;
+        let mut rows = rows.into_iter().peekable();
         for bucket in state.buckets() {
-            for entry in state.before.range(bucket, STATE, Some(b"t")) {
-                let (key, old) = entry?;
-                let typed: K = codec::take(&mut &key[STATE.len()..])?;
-                known.insert(typed, codec::kept(&old)?);
+            let mut known = self.known(state, bucket, &mut changes)?;
+            while let Some(row) = rows.next_if(|row| row.place.bucket == bucket) {
+                let old = known.remove(&row.place.bytes);
+                self.set(time_ms, &row.place, &row.key, row.values, old, &mut changes)?;
             }
-        }
-        for (key, old) in known {
-            let values = rows.swap_remove(&key).unwrap_or_default();
-            self.set(time_ms, &key, values, Some(old), &mut changes)?;
-        }
-        for (key, values) in rows {
-            self.set(time_ms, &key, values, None, &mut changes)?;
+            for (bytes, old) in known {
+                let key: K = codec::take(&mut bytes.as_slice())?;
+                let place = KeyPlace { bucket, bytes };
+                self.set(time_ms, &place, &key, Vec::new(), Some(old), &mut changes)?;
+            }
         }
         Ok(Done {
             changes,
@@ -53,35 +58,43 @@ impl<K: Key, V: Data, S: Data + Clone> Updating<K, V, S> {
         })
     }
 
-    /// The initial states of buckets that have not taken theirs.
-    fn initial(&self, state: &SliceState, changes: &mut Changes) -> Result<ByKey<K, S>> {
-        let mut initial = ByKey::default();
-        if self.initial.is_empty() {
-            return Ok(initial);
-        }
-        let mut begun = HashMap::new();
-        for bucket in state.buckets() {
-            let before = state.before.get(bucket, BEGUN)?.is_some();
-            if !before {
-                changes.set(bucket, BEGUN.to_vec(), Some(Vec::new()));
-            }
-            begun.insert(bucket, before);
-        }
-        for (key, value) in &self.initial {
-            let place = KeyPlace::of(key)?;
-            if begun.get(&place.bucket) == Some(&false) {
-                initial.insert(key.clone(), value.clone());
+    /// The states of a bucket; where it has not taken its part of the initial ones, those too.
+    fn known(&self, state: &SliceState, bucket: u16, changes: &mut Changes) -> Result<BTreeMap<Vec<u8>, Old<S>>> {
+        let mut known = BTreeMap::new();
+        if !self.initial.is_empty() && state.before.get(bucket, BEGUN)?.is_none() {
+            changes.set(bucket, BEGUN.to_vec(), Some(Vec::new()));
+            for (key, value) in &self.initial {
+                let place = KeyPlace::of(key)?;
+                if place.bucket == bucket {
+                    let value = value.clone();
+                    known.insert(place.bytes, Old { value, kept: None });
+                }
             }
         }
-        initial.sort_by_cached_key(|key, _| codec::key_bytes(key).unwrap_or_default());
-        Ok(initial)
+        for entry in state.before.range(bucket, STATE, Some(b"t")) {
+            let (key, kept) = entry?;
+            let value = codec::kept(&kept)?;
+            let kept = Some(kept);
+            known.insert(key[STATE.len()..].to_vec(), Old { value, kept });
+        }
+        Ok(known)
     }
 
-    fn set(&self, time_ms: i64, key: &K, values: Vec<V>, old: Option<S>, changes: &mut Changes) -> Result<()> {
-        let place = KeyPlace::of(key)?;
-        let new = (self.update)(time_ms, key, values, old);
+    fn set(
+        &self,
+        time_ms: i64,
+        place: &KeyPlace,
+        key: &K,
+        values: Vec<V>,
+        old: Option<Old<S>>,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        let (value, was) = old.map_or((None, None), |old| (Some(old.value), old.kept));
+        let new = (self.update)(time_ms, key, values, value);
         let kept = new.as_ref().map(codec::keep).transpose()?;
-        changes.set(place.bucket, place.under(STATE), kept);
+        if kept != was {
+            changes.set(place.bucket, place.under(STATE), kept);
+        }
         Ok(())
     }
 }
