@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
 use tidemill_kafka::embedded::ad_events::AdEvents;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Row};
 
 use crate::expected::{self, AdEvent, Sums};
 use crate::usage;
@@ -108,6 +108,17 @@ impl Database {
             sums.time_ms += i128::from(time);
         }
         Ok(sums)
+    }
+
+    /// The rows that a query gives, each column a whole number.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn numbers(&self, sql: &str) -> Result<Vec<Vec<i64>>> {
+        let client = connect(&self.runtime, &self.url)?;
+        let rows = self.runtime.block_on(client.query(sql, &[]))?;
+        let numbers = |row: &Row| (0..row.len()).map(|column| Ok(row.try_get(column)?)).collect();
+        rows.iter().map(numbers).collect()
     }
 
     /// Writes the first events of the stream by binary COPY, one transaction per number in `transactions`. The rows of

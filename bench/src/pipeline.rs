@@ -68,7 +68,7 @@ impl Pipeline {
         let pipeline = Self { folder, name };
         std::fs::write(pipeline.file(), text.toml(&pipeline.name)).context("write the pipeline file")?;
         if text.format == SourceFormat::Avro {
-            std::fs::write(pipeline.folder.join(SCHEMA_FILE), AVRO_SCHEMA).context("write the schema")?;
+            std::fs::write(pipeline.beside(SCHEMA_FILE), AVRO_SCHEMA).context("write the schema")?;
         }
         Ok(pipeline)
     }
@@ -80,12 +80,17 @@ impl Pipeline {
 
     /// The pipeline file.
     pub(crate) fn file(&self) -> PathBuf {
-        self.folder.join("pipeline.toml")
+        self.beside("pipeline.toml")
+    }
+
+    /// A file beside the pipeline file.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// The folder that file sinks write to: `out` beside the file.
     pub(crate) fn out(&self) -> PathBuf {
-        self.folder.join("out")
+        self.beside("out")
     }
 }
 

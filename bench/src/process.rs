@@ -1,5 +1,6 @@
 //! One run of the binary as a child process.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -82,16 +83,24 @@ pub(crate) struct Finished {
     pub(crate) log: Vec<Line>,
 }
 
+/// A child that was killed.
+#[derive(Debug)]
+pub(crate) struct Killed {
+    /// What it used.
+    pub(crate) usage: Usage,
+    /// Its log.
+    pub(crate) log: Vec<Line>,
+}
+
 impl Process {
-    /// Starts `BINARY run FILE --log json` and more arguments, on these cores where any are named. Of the bench's own variables that begin with
+    /// Starts `BINARY` with these arguments, on these cores where any are named. Of the bench's own variables that begin with
     /// `TIDEMILL_` the child gets none.
     ///
     /// # Errors
     /// Where it can't be started.
-    pub(crate) fn start(
+    pub(crate) fn start<A: AsRef<OsStr>>(
         binary: &Path,
-        file: &Path,
-        args: &[&str],
+        args: impl IntoIterator<Item = A>,
         env: &[(&str, &str)],
         cores: Option<&str>,
         limit: Duration,
@@ -105,7 +114,7 @@ impl Process {
             }
             None => Command::new(binary),
         };
-        command.arg("run").arg(file).args(["--log", "json"]).args(args);
+        command.args(args);
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"TIDEMILL_") {
                 command.env_remove(name);
@@ -206,6 +215,17 @@ impl Process {
     pub(crate) fn stop(self) -> Result<Finished> {
         self.signal(Signal::TERM);
         self.wait()
+    }
+
+    /// Ends it where it stands.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn kill(mut self) -> Result<Killed> {
+        self.signal(Signal::KILL);
+        let (_, _, usage, _) = self.reap()?;
+        let log = std::mem::take(&mut self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0);
+        Ok(Killed { usage, log })
     }
 
     /// Waits for its end.

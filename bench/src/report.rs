@@ -185,6 +185,55 @@ pub(crate) const TARGETS: &[Target] = &[
     target("lag", "of_one_core", "of one core's records/s", Bound::AtLeast(1.7)),
     target("lag", "cores_busy_percent", "% of both cores busy", Bound::None),
     target("tls", "of_plain", "of the CPU without TLS", Bound::AtMost(1.5)),
+    target(
+        "typed-count",
+        "cpu_ns_per_record",
+        "ns CPU per record",
+        Bound::AtMost(250.0),
+    ),
+    target(
+        "typed-words",
+        "cpu_ns_per_record",
+        "ns CPU per row",
+        Bound::AtMost(150.0),
+    ),
+    target(
+        "typed-json",
+        "cpu_ns_per_record",
+        "ns CPU per record",
+        Bound::AtMost(900.0),
+    ),
+    target("ad-windows", "records_per_s", "records/s", Bound::AtLeast(1_000_000.0)),
+    target(
+        "keyed-state",
+        "of_few_keys",
+        "of the batch time with a hundredth of the keys",
+        Bound::AtMost(3.0),
+    ),
+    target(
+        "keyed-state",
+        "restart_s",
+        "s from a start to its first batch",
+        Bound::AtMost(10.0),
+    ),
+    target(
+        "keyed-state",
+        "restart_from_checkpoint_s",
+        "s of a start without the local cache",
+        Bound::AtMost(10.0),
+    ),
+    target(
+        "keyed-state",
+        "peak_mib",
+        "MiB peak memory, of 256 set",
+        Bound::AtMost(256.0),
+    ),
+    target(
+        "inverse-window",
+        "of_short_window",
+        "of the batch time of a tenth of the slides",
+        Bound::AtMost(1.5),
+    ),
 ];
 
 const fn target(run: &'static str, figure: &'static str, unit: &'static str, bound: Bound) -> Target {

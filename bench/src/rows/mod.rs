@@ -1,16 +1,20 @@
 //! The rows of the table of targets, each a workload with its check.
 
+mod ad_windows;
 mod compressed;
 mod kafka;
+mod keyed_state;
 mod lag;
 mod postgres;
 mod small_batch;
 mod standing;
 mod throughput;
 mod tls;
+mod typed;
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +30,8 @@ use crate::topics::Topics;
 
 /// A run that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(900);
+/// The program of the typed rows, beside the binary.
+const TYPED_BINARY: &str = "tidemill-bench-typed";
 
 /// A workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +69,18 @@ pub(crate) enum Row {
     Lag,
     /// Ad events as bytes from a broker of its own: without TLS, then with it
     Tls,
+    /// A typed program that counts the bytes of the values
+    TypedCount,
+    /// A typed word count over generated rows
+    TypedWords,
+    /// A typed program that counts the views per ad
+    TypedJson,
+    /// Views and clicks per campaign and ten seconds, upserted into PostgreSQL
+    AdWindows,
+    /// State of many keys beside that of a hundredth of them; killed and started again
+    KeyedState,
+    /// A window with an inverse: 600 slides beside 60
+    InverseWindow,
 }
 
 /// What rows share.
@@ -107,6 +125,12 @@ impl Row {
             Self::Idle1000 => standing::idle_1000(bench).map(|run| vec![run]),
             Self::Lag => lag::one_core_and_two(bench),
             Self::Tls => tls::without_and_with(bench).map(|run| vec![run]),
+            Self::TypedCount => typed::count(bench).map(|run| vec![run]),
+            Self::TypedWords => typed::words(bench).map(|run| vec![run]),
+            Self::TypedJson => typed::json(bench).map(|run| vec![run]),
+            Self::AdWindows => ad_windows::upserted(bench).map(|run| vec![run]),
+            Self::KeyedState => keyed_state::few_and_many(bench),
+            Self::InverseWindow => keyed_state::short_and_long(bench),
         }
     }
 }
@@ -173,17 +197,43 @@ impl Bench {
 
     /// Starts the pipeline and leaves it running.
     fn start(&self, pipeline: &Pipeline) -> Result<Process> {
-        Process::start(&self.binary, &pipeline.file(), &[], &[], None, LIMIT)
+        Process::start(&self.binary, run_args(pipeline, &[]), &[], None, LIMIT)
     }
 
     /// Starts the pipeline over all that is there, on these cores where any are named.
     fn catch_up(&self, pipeline: &Pipeline, env: &[(&str, &str)], cores: Option<&str>) -> Result<Process> {
-        let args = ["--until-caught-up"];
-        Process::start(&self.binary, &pipeline.file(), &args, env, cores, LIMIT)
+        let args = run_args(pipeline, &["--until-caught-up"]);
+        Process::start(&self.binary, args, env, cores, LIMIT)
+    }
+
+    /// A place for the checkpoint of a typed program, where there is nothing yet.
+    fn checkpoint(&self, name: &str) -> Result<PathBuf> {
+        let folder = tempfile::Builder::new().prefix(name).tempdir_in(self.folder.path())?;
+        Ok(folder.keep().join("checkpoint"))
+    }
+
+    /// Starts the typed program of these arguments on a checkpoint.
+    fn typed(&self, checkpoint: &Path, args: &[String]) -> Result<Process> {
+        let binary = self.binary.with_file_name(TYPED_BINARY);
+        let checkpoint = ["--checkpoint".into(), checkpoint.to_path_buf().into_os_string()];
+        let args = checkpoint.into_iter().chain(args.iter().map(OsString::from));
+        Process::start(&binary, args, &[], None, LIMIT)
+            .with_context(|| format!("build it first: cargo build --release --locked -p {TYPED_BINARY}"))
     }
 
     /// Runs the pipeline over all that is there.
     fn run(&self, pipeline: &Pipeline, env: &[(&str, &str)]) -> Result<Finished> {
         self.catch_up(pipeline, env, None)?.wait()
     }
+}
+
+fn run_args(pipeline: &Pipeline, more: &[&str]) -> Vec<OsString> {
+    let mut args = vec![
+        "run".into(),
+        pipeline.file().into_os_string(),
+        "--log".into(),
+        "json".into(),
+    ];
+    args.extend(more.iter().map(OsString::from));
+    args
 }
