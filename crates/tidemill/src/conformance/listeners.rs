@@ -56,22 +56,29 @@ impl StreamingListener for Recorder {
     }
 }
 
-#[test]
-fn lis_01_every_batch_is_submitted_started_and_completed() {
+/// What is heard of a program that has so many batches, and what ended it, where anything did.
+fn heard(batches: u32, declare: impl Fn(&StreamingContext)) -> (Vec<Heard>, crate::Result<()>) {
     let harness = Harness::new(SECOND);
     let recorder = Recorder::default();
     let run = harness
         .start(|context| {
             context.add_listener(recorder.clone());
-            Input::of([[1], [2], [3], [4]])
-                .stream(context)
-                .foreach_batch(|_values, _batch| {});
+            declare(context);
             Ok(())
         })
         .unwrap();
-    run.batches(4).unwrap();
-    run.stop().unwrap();
-    let heard = recorder.heard();
+    let ended = run.batches(batches).and_then(|()| run.stop().map(drop));
+    (recorder.heard(), ended)
+}
+
+#[test]
+fn lis_01_every_batch_is_submitted_started_and_completed() {
+    let (heard, ended) = heard(4, |context| {
+        Input::of([[1], [2], [3], [4]])
+            .stream(context)
+            .foreach_batch(|_values, _batch| {});
+    });
+    ended.unwrap();
     let mut submitted = Vec::new();
     let mut started = Vec::new();
     let mut completed = Vec::new();
@@ -121,22 +128,14 @@ fn lis_01_every_batch_is_submitted_started_and_completed() {
 
 #[test]
 fn lis_03_outputs_are_told_in_order() {
-    let harness = Harness::new(SECOND);
-    let recorder = Recorder::default();
-    let run = harness
-        .start(|context| {
-            context.add_listener(recorder.clone());
-            let stream = Input::of([[1]]).stream(context);
-            for _ in 0..3 {
-                stream.clone().foreach_batch(|_values, _batch| {});
-            }
-            Ok(())
-        })
-        .unwrap();
-    run.batches(1).unwrap();
-    run.stop().unwrap();
-    let told: Vec<_> = recorder
-        .heard()
+    let (heard, ended) = heard(1, |context| {
+        let stream = Input::of([[1]]).stream(context);
+        for _ in 0..3 {
+            stream.clone().foreach_batch(|_values, _batch| {});
+        }
+    });
+    ended.unwrap();
+    let told: Vec<_> = heard
         .into_iter()
         .filter_map(|heard| match heard {
             Heard::OutputStarted(output) => Some(("started", output.id)),
@@ -150,27 +149,19 @@ fn lis_03_outputs_are_told_in_order() {
 
 /// The failures of a batch by output, where the closures of these fail, and what ended the program.
 fn failures(failing: &'static [usize]) -> (BTreeMap<usize, String>, crate::Error) {
-    let harness = Harness::new(SECOND);
-    let recorder = Recorder::default();
-    let run = harness
-        .start(|context| {
-            context.add_listener(recorder.clone());
-            let stream = Input::of([[1]]).stream(context);
-            for id in 0..2 {
-                stream.clone().foreach_batch(move |_values, _batch| {
-                    if failing.contains(&id) {
-                        return Err(format!("output {id} fails"));
-                    }
-                    Ok(())
-                });
-            }
-            Ok(())
-        })
-        .unwrap();
-    let error = run.batches(1).unwrap_err();
-    drop(run);
-    let completed: Vec<BatchInfo> = recorder
-        .heard()
+    let (heard, ended) = heard(1, |context| {
+        let stream = Input::of([[1]]).stream(context);
+        for id in 0..2 {
+            stream.clone().foreach_batch(move |_values, _batch| {
+                if failing.contains(&id) {
+                    return Err(format!("output {id} fails"));
+                }
+                Ok(())
+            });
+        }
+    });
+    let error = ended.unwrap_err();
+    let completed: Vec<BatchInfo> = heard
         .into_iter()
         .filter_map(|heard| match heard {
             Heard::Completed(batch) => Some(batch),
