@@ -225,8 +225,8 @@ pub(crate) const TARGETS: &[Target] = &[
     target(
         "keyed-state",
         "peak_mib",
-        "MiB peak memory, of 256 set",
-        Bound::AtMost(256.0),
+        "MiB peak memory, of 512 set",
+        Bound::AtMost(512.0),
     ),
     target(
         "inverse-window",

@@ -17,7 +17,7 @@ const SLIDE: Duration = Duration::from_millis(25);
 const WINDOW_KEYS: u64 = 1_000;
 const WINDOW_RATE: u64 = 400_000;
 /// A quarter of it is the state's.
-const MEMORY: usize = 256 << 20;
+const MEMORY: usize = 512 << 20;
 
 /// Prints how many values met a key that was known.
 pub(crate) fn keys(checkpoint: &Path, topic: &Topic, keys: u64, per_batch: u64) -> Result<Value> {
