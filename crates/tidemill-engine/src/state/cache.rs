@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fjall::config::{PartitioningPolicy, PinningPolicy};
+use fjall::config::{BlockSizePolicy, PartitioningPolicy, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
 use serde::{Deserialize, Serialize};
 use tidemill_core::StateVersion;
@@ -27,6 +27,8 @@ const PART_BYTES: usize = 32 << 20;
 const INGEST_BYTES: u64 = 4 << 20;
 /// Bytes of the database's log on disk; reading it back is most of what an opening takes.
 const LOG_BYTES: u64 = 64 << 20;
+/// Bytes that are read at once. Keys are asked for in their order: of many in a batch several lie in one block.
+const BLOCK_BYTES: u32 = 16 << 10;
 /// The table that says what is held.
 const HELD: &str = "held";
 
@@ -130,6 +132,7 @@ impl Cache {
         // more keys there are; whole and not pinned, each read of a key would read all of them.
         KeyspaceCreateOptions::default()
             .max_memtable_size(memtable_bytes)
+            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
             .index_block_partitioning_policy(PartitioningPolicy::all(true))
             .filter_block_partitioning_policy(PartitioningPolicy::all(true))
             .index_block_pinning_policy(PinningPolicy::all(false))
