@@ -4,6 +4,9 @@
 //! write. Nothing waits for the disk. After the end of the process, however sudden, the operating system still writes
 //! what was written; after the end of the machine it may not have. So a mark tells the boot of the machine in which the
 //! database was opened, and goes when it is closed and on disk: a database with the mark of another boot is thrown away.
+//!
+//! A process has its folder for itself, by a lock that ends with it. One that takes an application over while its predecessor is
+//! still there, frozen maybe, makes its copy in a folder beside that; it is emptied by the next one that has the first folder.
 
 use std::fmt::{self, Debug, Formatter};
 use std::fs;
@@ -29,6 +32,8 @@ const INGEST_BYTES: u64 = 4 << 20;
 const LOG_BYTES: u64 = 64 << 20;
 /// Bytes that are read at once. Keys are asked for in their order: of many in a batch several lie in one block.
 const BLOCK_BYTES: u32 = 16 << 10;
+/// Folders beside each other: processes that hold one each, all but the newest about to find that they are fenced.
+const PLACES_MAX: u32 = 8;
 /// The table that says what is held.
 const HELD: &str = "held";
 
@@ -49,6 +54,8 @@ pub(super) struct Cache {
     memory_bytes: u64,
     database: Database,
     held: Keyspace,
+    /// Says that the folder is ours, until the database is closed.
+    _lock: Arc<fs::File>,
 }
 
 /// Keys and values of one operator at one version and those that come after it.
@@ -67,44 +74,64 @@ pub(super) struct View {
 }
 
 impl Cache {
-    /// Opens the cache; what can't be used is thrown away.
+    /// Opens the cache, in the first folder that no other process has; what can't be used is thrown away.
     ///
     /// # Errors
-    /// Where another process has it open, or the folder can't be used.
+    /// Where other processes have all of them, or the folder can't be used.
     pub(super) fn open(settings: &StateSettings) -> Result<Self> {
-        let folder = settings.cache.as_path();
+        let memory_bytes = settings.memory_bytes_max.max(16 << 20);
+        for number in 1..=PLACES_MAX {
+            let folder = place(&settings.cache, number);
+            let Some(cache) = Self::open_in(&folder, memory_bytes)? else {
+                tracing::warn!(folder = %folder.display(), "the state cache is open in another process; another copy is made beside it");
+                continue;
+            };
+            for left in number + 1..=PLACES_MAX {
+                empty_unless_in_use(&place(&settings.cache, left))?;
+            }
+            return Ok(cache);
+        }
+        Err(all_in_use(&settings.cache))
+    }
+
+    /// `None` where another process has the folder.
+    fn open_in(folder: &Path, memory_bytes: u64) -> Result<Option<Self>> {
+        fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;
+        let Some(lock) = lock(folder)?.map(Arc::new) else {
+            return Ok(None);
+        };
         if !usable(folder) {
             remove(folder)?;
         }
-        fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;
         mark(folder)?;
-        match Self::open_database(settings) {
-            Ok(cache) => Ok(cache),
-            Err(error @ fjall::Error::Locked) => Err(in_use(folder, error)),
+        match Self::open_database(folder, memory_bytes, &lock) {
+            Ok(cache) => Ok(Some(cache)),
+            // This process itself has a reader of it yet.
+            Err(fjall::Error::Locked) => Ok(None),
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "the state cache can't be opened; it is made anew from the checkpoint");
                 remove(folder)?;
-                fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;
                 mark(folder)?;
-                Self::open_database(settings).map_err(|error| broken(folder, error))
+                let cache = Self::open_database(folder, memory_bytes, &lock);
+                cache.map(Some).map_err(|error| broken(folder, error))
             }
         }
     }
 
-    fn open_database(settings: &StateSettings) -> Result<Self, fjall::Error> {
+    fn open_database(folder: &Path, memory_bytes: u64, lock: &Arc<fs::File>) -> Result<Self, fjall::Error> {
         // Reads take half of the memory; a table has up to five memtables of a sixteenth each.
-        let memory_bytes = settings.memory_bytes_max.max(16 << 20);
-        let database = Database::builder(settings.cache.join("database"))
+        let database = Database::builder(folder.join("database"))
             .cache_size(memory_bytes / 2)
             .max_journaling_size(LOG_BYTES)
             .worker_threads(1)
             .open()?;
         let held = database.keyspace(HELD, || KeyspaceCreateOptions::default().max_memtable_size(1 << 20))?;
         let this = Self {
-            folder: settings.cache.clone(),
+            folder: folder.to_owned(),
             memory_bytes,
             database,
             held,
+            _lock: Arc::clone(lock),
         };
         this.drop_unheld()?;
         Ok(this)
@@ -394,12 +421,45 @@ fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn in_use(folder: &Path, error: fjall::Error) -> Error {
+/// The folder of the cache, or one beside it.
+fn place(cache: &Path, number: u32) -> PathBuf {
+    if number == 1 {
+        return cache.to_owned();
+    }
+    let mut beside = cache.as_os_str().to_owned();
+    beside.push(format!("-{number}"));
+    beside.into()
+}
+
+/// Locks a folder for as long as the file is open; `None` where another process has it.
+fn lock(folder: &Path) -> Result<Option<fs::File>> {
+    let path = folder.join("lock");
+    let file = fs::File::create(&path).map_err(|error| failed("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path, error)),
+    }
+}
+
+/// What a process left behind that had to go beside another one.
+fn empty_unless_in_use(folder: &Path) -> Result<()> {
+    if folder.join("database").exists()
+        && let Some(_lock) = lock(folder)?
+    {
+        remove(folder)?;
+    }
+    Ok(())
+}
+
+fn all_in_use(cache: &Path) -> Error {
     let text = format!(
-        "the state cache {} is open in another process; give each application a folder of its own",
-        folder.display()
+        "the state cache {} and the {} folders beside it are all open in other processes; give each application a folder of its \
+         own, or end those that hang",
+        cache.display(),
+        PLACES_MAX - 1
     );
-    Error::with_source(Kind::Config, text, error)
+    Error::new(Kind::Config, text)
 }
 
 fn broken(folder: &Path, error: fjall::Error) -> Error {
@@ -475,6 +535,25 @@ mod tests {
             ("one", Some(b"1".as_slice()))
         );
         true
+    }
+
+    #[test]
+    fn a_process_goes_beside_one_that_is_still_there_and_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let settings = settings_in(folder.path());
+        let first = Cache::open(&settings).expect("opened");
+        hold(&first);
+        // It is the first one's to throw away.
+        fs::write(damage_path(&settings.cache), "").expect("written");
+        let second = Cache::open(&settings).expect("opened beside it");
+        assert!(second.held("counts").is_none());
+        fs::remove_file(damage_path(&settings.cache)).expect("it is there yet");
+        hold(&second);
+        assert!(!held(&settings), "a third one goes beside both");
+        drop((first, second));
+        assert!(held(&settings));
+        let left = |number| place(&settings.cache, number).join("database").exists();
+        assert_eq!([left(1), left(2), left(3)], [true, false, false]);
     }
 
     /// The folder as the operating system has it at this moment: what a killed process leaves.
@@ -565,14 +644,14 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_in_use_is_left_alone() {
+    fn more_processes_than_there_are_places_are_refused() {
         let folder = tempfile::tempdir().expect("temp dir");
         let settings = settings_in(folder.path());
-        let cache = Cache::open(&settings).expect("opened");
-        hold(&cache);
+        let open: Vec<Cache> = (0..PLACES_MAX)
+            .map(|_| Cache::open(&settings).expect("opened"))
+            .collect();
         let error = Cache::open(&settings).expect_err("in use");
         assert_eq!(error.kind(), Kind::Config);
-        drop(cache);
-        assert!(held(&settings));
+        drop(open);
     }
 }
