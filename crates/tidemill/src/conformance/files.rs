@@ -1,6 +1,7 @@
 //! The rows of section 12 that read files.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use super::seconds;
@@ -49,7 +50,6 @@ fn op_18_what_is_renamed_to_a_watched_name_is_new() {
     let folder = harness.folder().join("in");
     fs::create_dir(&folder).unwrap();
     put(&folder, "old.log", "old\n");
-    put(&folder, "new.part", "new\n");
     let output = Output::default();
     let run = harness
         .start(|context| {
@@ -58,14 +58,15 @@ fn op_18_what_is_renamed_to_a_watched_name_is_new() {
             Ok(())
         })
         .unwrap();
+    put(&folder, "new.part", "new\n");
     run.batches(1).unwrap();
     fs::rename(folder.join("new.part"), folder.join("new.log")).unwrap();
     run.batches(1).unwrap();
     assert_eq!(output.batches(), [vec![], vec!["new".to_owned()]]);
 }
 
-#[test]
-fn a_file_that_changes_after_it_was_read_stops_the_stream() {
+/// What the stream ends with where a file that was read is changed so.
+fn after_a_change(change: impl FnOnce(&Path)) -> crate::Error {
     let harness = Harness::new(seconds(1));
     let folder = harness.folder().join("in");
     fs::create_dir(&folder).unwrap();
@@ -80,9 +81,22 @@ fn a_file_that_changes_after_it_was_read_stops_the_stream() {
         .unwrap();
     put(&folder, "f", "1\n");
     run.batches(1).unwrap();
-    put(&folder, "f", "1\n2\n");
+    change(&folder);
     let error = run.batches(1).unwrap_err();
-    assert_eq!(error.kind(), crate::Kind::Loss, "{error}");
+    assert_eq!(output.batches(), [["1"]]);
+    error
+}
+
+#[test]
+fn a_file_that_changes_after_it_was_read_stops_the_stream() {
+    let replaced = after_a_change(|folder| put(folder, "f", "1\n2\n"));
+    let added_to = after_a_change(|folder| {
+        let mut file = fs::OpenOptions::new().append(true).open(folder.join("f")).unwrap();
+        file.write_all(b"2\n").unwrap();
+    });
+    for error in [replaced, added_to] {
+        assert_eq!(error.kind(), crate::Kind::Loss, "{error}");
+    }
 }
 
 /// CKP-10 and CKP-11 with a window of four batches: sums over files that came before a kill, while nothing ran, and after it.
