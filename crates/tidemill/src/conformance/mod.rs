@@ -5,6 +5,8 @@
 
 mod change_of_program;
 mod files;
+#[cfg(feature = "fault-injection")]
+mod killed;
 mod lifecycle;
 mod listeners;
 mod map_with_state;
@@ -16,6 +18,7 @@ mod update_state;
 mod windows;
 
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use tidemill_engine::checkpoint::{Checkpoint, Contents};
@@ -106,6 +109,13 @@ fn run_words<U: Clone + Ord + Send + 'static>(
     let lists = words(text);
     let batches = u32::try_from(lists.len()).unwrap();
     run_with_gaps(lists, batches, |stream| operator(stream.map(|word| (word, 1)))).unwrap()
+}
+
+/// What an output's call ends with that tells of itself: its batch is not committed, and the program can be killed in it. A later
+/// attempt has nothing new to tell.
+fn to_be_killed_here(reached: &SyncSender<()>) -> std::io::Result<()> {
+    let _told = reached.try_send(());
+    Err(std::io::Error::other("to be killed here"))
 }
 
 /// Runs something asynchronous to its end.

@@ -182,10 +182,11 @@ fn all_that_does_not_fit_together_is_told_at_once() {
 #[cfg(feature = "fault-injection")]
 mod in_processes {
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, ExitStatus, Stdio};
+    use std::process::ExitStatus;
 
     use super::*;
     use crate::testing::Run;
+    use crate::testing::process::{self, given};
 
     const SIGKILL: i32 = 9;
     const FOLDER: &str = "TIDEMILL_TEST_FOLDER";
@@ -216,7 +217,6 @@ mod in_processes {
     #[test]
     #[ignore = "a program for the tests beside it, which start it in a process of its own"]
     fn program() {
-        let given = |name: &str| std::env::var(name).expect("it is started by the tests beside it");
         crate::arm_failpoints().unwrap();
         let harness = Harness::in_folder(SECOND, given(FOLDER).into());
         harness.pass(Duration::from_millis(given(PASSED_MS).parse().unwrap()));
@@ -226,15 +226,12 @@ mod in_processes {
     }
 
     fn run(folder: &Path, passed_ms: u64, batches: u32, failpoint: &str) -> ExitStatus {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sink::tests::in_processes::program", "--ignored", "--quiet"])
-            .env(FOLDER, folder)
-            .env(PASSED_MS, passed_ms.to_string())
-            .env(BATCHES, batches.to_string())
-            .env("TIDEMILL_FAILPOINTS", failpoint)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap()
+        let variables = [
+            (FOLDER, folder.display().to_string()),
+            (PASSED_MS, passed_ms.to_string()),
+            (BATCHES, batches.to_string()),
+        ];
+        process::run("sink::tests::in_processes::program", &variables, failpoint)
     }
 
     /// Killed in batch 2 at a point; then every batch is once in each sink, and each was counted once.

@@ -25,6 +25,8 @@ mod clock;
 mod harness;
 mod input;
 mod output;
+#[cfg(all(test, feature = "fault-injection"))]
+pub(crate) mod process;
 
 pub use harness::{Harness, Run};
 pub use input::Input;
