@@ -15,6 +15,7 @@ mod remembering;
 mod stateless;
 mod time;
 mod update_state;
+mod upgrade;
 mod windows;
 
 use std::sync::Arc;
