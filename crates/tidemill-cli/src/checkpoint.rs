@@ -11,13 +11,17 @@ use crate::Failure;
 use crate::assemble;
 use crate::settings::Settings;
 
-/// Who it belongs to, the last plan, the last commit, positions, what was ever lost.
+/// Who it belongs to, the last plan, the last commit, positions, keyed state, what was ever lost.
 pub(crate) async fn show(settings: &Settings) -> Result<(), Failure> {
     let checkpoint = assemble::checkpoint(settings)?;
     let contents = contents(&checkpoint).await?;
     let losses = checkpoint.all_losses().await?;
+    let states = states(&checkpoint, &contents).await?;
     let mut out = std::io::stdout().lock();
     print(&mut out, &checkpoint.location(), &contents).map_err(anyhow::Error::from)?;
+    for state in states {
+        writeln!(out, "{state}").map_err(anyhow::Error::from)?;
+    }
     for record in &losses {
         for loss in &record.losses {
             let (source, partition) = (&loss.source, &loss.partition);
@@ -84,11 +88,26 @@ fn print(out: &mut impl Write, location: &str, contents: &Contents) -> std::io::
         for (name, sink) in &commit.sinks {
             writeln!(out, "last commit {} sink {name}: {}", commit.batch_id, counts(sink))?;
         }
-        for (operator, version) in &commit.states {
-            writeln!(out, "state {operator} of batch {}, {}", version.batch_id, version.name)?;
-        }
     }
     Ok(())
+}
+
+/// A line per operator with keyed state: its version, and what that says of itself. One that is lost is told in its line, since all
+/// the others are worth knowing then.
+async fn states(checkpoint: &Checkpoint, contents: &Contents) -> Result<Vec<String>, Error> {
+    let mut lines = Vec::new();
+    for (operator, version) in contents.last_commit.iter().flat_map(|commit| &commit.states) {
+        let says = match checkpoint.state(operator, version).await {
+            Ok(state) => format!("kind {}, shape {}", state.kind, state.shape),
+            Err(error) if error.kind() == Kind::Loss => error.chain(),
+            Err(error) => return Err(error),
+        };
+        lines.push(format!(
+            "state {operator} of batch {}, {}: {says}",
+            version.batch_id, version.name
+        ));
+    }
+    Ok(lines)
 }
 
 fn counts(sink: &SinkCommit) -> String {

@@ -219,6 +219,35 @@ fn a_query_that_left_the_file_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn what_a_checkpoint_keeps_of_a_query_is_shown() {
+    let topic = topic("shown", 3, &numbered(0, RECORDS));
+    let totals = Totals::over(&topic, TOTALS, "");
+    totals.pipeline.run_to_end(&[], LIMIT).unwrap();
+    let line = || {
+        let shown = totals.pipeline.ask(&["checkpoint", "show"]).unwrap();
+        assert_eq!(shown.code(), Some(0), "{}", shown.log_tail());
+        let mut lines = shown.stdout.lines().filter(|line| line.starts_with("state "));
+        let line = lines.next().unwrap().to_owned();
+        assert_eq!(lines.next(), None, "{}", shown.stdout);
+        line
+    };
+    let whole = line();
+    assert!(whole.starts_with("state query-totals of batch 4, "), "{whole}");
+    assert!(
+        whole.contains(": kind running-aggregate, shape by text; count(Int64)"),
+        "{whole}"
+    );
+    let name = whole.split_once(", ").unwrap().1.split_once(':').unwrap().0;
+    let version = totals
+        .pipeline
+        .folder()
+        .join("checkpoint/state/query-totals")
+        .join(name);
+    fs::remove_file(version).unwrap();
+    assert!(line().contains("it is missing"), "{}", line());
+}
+
+#[test]
 fn all_groups_are_given_in_every_batch_where_all_are_wanted() {
     let topic = topic("all", 3, &numbered(0, RECORDS));
     let totals = Totals::over(&topic, TOTALS, "emit = \"all\"");

@@ -14,9 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidemill_core::plan::{BatchId, BatchPlan, Epoch};
 use tidemill_core::recover::LoggedPlan;
+use tidemill_core::state::StateVersion;
 
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::state::{StateStore, VersionSummary};
 use crate::store::{Put, Store, numbered, numbers};
 use bodies::Snapshot;
 use record::Record;
@@ -318,6 +320,14 @@ impl Checkpoint {
             .get::<CommitRecord>("commit", &numbered("commits", batch))
             .await?
             .map(|record| record.body))
+    }
+
+    /// What a version of an operator's keyed state says of itself: what the operator is, what its keys and values hold.
+    ///
+    /// # Errors
+    /// `Loss` where its file is missing or damaged.
+    pub async fn state(&self, operator: &str, version: &StateVersion) -> Result<VersionSummary> {
+        StateStore::summary(self.store.as_ref(), operator, version).await
     }
 
     /// The ids in the plan log, oldest first.

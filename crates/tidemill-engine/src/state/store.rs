@@ -10,7 +10,7 @@ use super::cache::{Cache, Table};
 use super::changes::Changes;
 use super::name::{StageName, folder, path};
 use super::reader::StateReader;
-use super::version::{BucketSnapshot, Content, Head, Link, SectionsWriter, VersionFile};
+use super::version::{BucketSnapshot, Content, Head, Link, SectionsWriter, VersionFile, VersionSummary};
 use super::{BUCKETS, OperatorSpec, policy};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, blocking};
@@ -104,12 +104,17 @@ impl StateStore {
     /// As [`restore`](Self::restore), as far as the version's own file tells.
     pub async fn check(store: &dyn Store, operator: &OperatorSpec, version: &StateVersion) -> Result<()> {
         operator.check()?;
-        let (id, name) = (operator.id.as_str(), version.name.as_str());
-        let Some(bytes) = store.read(&path(id, name)).await? else {
-            return Err(lost(id, version, name, "it is missing"));
-        };
-        let file = VersionFile::decode(bytes).map_err(|what| lost(id, version, name, &what))?;
+        let file = read_file(store, &operator.id, version, &version.name).await?;
         check_spec(operator, version, &file.head)
+    }
+
+    /// What the own file of an operator's `version` says, touching nothing.
+    ///
+    /// # Errors
+    /// `Loss` where it is missing or damaged, with operator and batch named; any other where it can't be read.
+    pub async fn summary(store: &dyn Store, operator: &str, version: &StateVersion) -> Result<VersionSummary> {
+        let file = read_file(store, operator, version, &version.name).await?;
+        Ok(VersionSummary::from(&file))
     }
 
     /// Makes `version` the base of an operator; `None` is the empty state. What the cache holds is used, where the version is
@@ -418,13 +423,17 @@ impl StateStore {
         Err(lost(operator, version, &link.name, &text))
     }
 
-    /// A file that `version` is made of.
     async fn read_file(&self, operator: &str, version: &StateVersion, name: &str) -> Result<VersionFile> {
-        let Some(bytes) = self.store.read(&path(operator, name)).await? else {
-            return Err(lost(operator, version, name, "it is missing"));
-        };
-        VersionFile::decode(bytes).map_err(|what| lost(operator, version, name, &what))
+        read_file(self.store.as_ref(), operator, version, name).await
     }
+}
+
+/// A file that `version` is made of.
+async fn read_file(store: &dyn Store, operator: &str, version: &StateVersion, name: &str) -> Result<VersionFile> {
+    let Some(bytes) = store.read(&path(operator, name)).await? else {
+        return Err(lost(operator, version, name, "it is missing"));
+    };
+    VersionFile::decode(bytes).map_err(|what| lost(operator, version, name, &what))
 }
 
 impl Operator {

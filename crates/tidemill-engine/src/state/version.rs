@@ -156,13 +156,18 @@ impl VersionSummary {
     /// `Loss` where the file is damaged.
     pub fn of(bytes: Vec<u8>) -> Result<Self> {
         let damaged = |what| Error::new(Kind::Loss, format!("state version is damaged: {what}"));
-        let file = VersionFile::decode(bytes).map_err(damaged)?;
+        Ok(Self::from(&VersionFile::decode(bytes).map_err(damaged)?))
+    }
+}
+
+impl From<&VersionFile> for VersionSummary {
+    fn from(file: &VersionFile) -> Self {
         let head = &file.head;
         let whole = head
             .sections
             .iter()
             .filter(|section| section.content == Content::Snapshot);
-        Ok(Self {
+        Self {
             operator: head.operator.clone(),
             kind: head.kind.clone(),
             shape: head.shape.clone(),
@@ -171,7 +176,7 @@ impl VersionSummary {
             builds_on: head.builds_on().cloned().collect(),
             changed: file.changes().count() as u64,
             whole: whole.map(|section| section.bucket).collect(),
-        })
+        }
     }
 }
 
