@@ -371,7 +371,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of rows between slices, and of state read from disk, that are held in memory. Default = 1 GiB.
+    /// Bytes of rows between slices, of what a query over a [`Table`](crate::Table) sorts, joins and groups, and of state read from
+    /// disk, that are held in memory. Default = 1 GiB.
     #[must_use]
     pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.memory_limit = bytes;

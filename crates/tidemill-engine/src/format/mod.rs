@@ -23,7 +23,7 @@ mod views;
 
 pub use self::avro::{AvroFormat, AvroHeader};
 pub use self::csv::CsvFormat;
-pub use columns::parse as parse_columns;
+pub use columns::{parse as parse_columns, sql_name};
 pub use json::JsonFormat;
 pub use raw::RawFormat;
 

@@ -6,26 +6,23 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
-use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
-use datafusion::execution::context::SQLOptions;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use tidemill_core::plan::{BatchPlan, RangePlan};
 
 use super::dead_letters;
 use super::from_engine::from_engine;
-use super::functions::{BatchCell, functions};
-use super::octet_length::octet_length;
+use super::functions::BatchCell;
 use super::provider::{DeadLetters, QueriedTable};
 use super::read::ReadRangesExec;
 use super::reference::ReferenceTable;
 use super::running::{self, Noted, RunningTable, Scope, StateExec};
 use super::scan_run::ScanRun;
+use super::session::{read_only, register, session};
 use super::table::{MetadataColumn, OnBadRecord, SourceTable};
 use crate::error::{Error, Kind, Result};
 use crate::job::{BatchRun, Finished, Job, SliceRows, StateReaders};
@@ -103,7 +100,12 @@ impl Template {
     /// `Config` with the name of the query and DataFusion's own words.
     pub async fn plan(catalog: &Catalog, output: &str, sql: &str) -> Result<Self> {
         let cell = Arc::new(BatchCell::default());
-        let session = session(catalog, &cell)?;
+        let session = session(catalog.reduce_slices.max(2), catalog.memory_bytes_max, &cell)?;
+        for table in &catalog.references {
+            table
+                .register(&session)
+                .map_err(|error| refused(&format!("tables.{}", table.identity.name), error))?;
+        }
         for query in &catalog.queries {
             let what = format!("queries.{}", query.name);
             let frame = frame(&session, catalog, &what, &query.sql).await?;
@@ -116,7 +118,7 @@ impl Template {
                     ))
                 }
             };
-            register(&session, &what, &query.name, table)?;
+            register(&session, &query.name, table).map_err(|error| refused(&what, error))?;
         }
         let what = format!("sinks.{output}");
         let frame = frame(&session, catalog, &what, sql).await?;
@@ -251,34 +253,6 @@ impl Job for Template {
     }
 }
 
-fn session(catalog: &Catalog, cell: &Arc<BatchCell>) -> Result<SessionContext> {
-    let mut config = SessionConfig::new().with_target_partitions(catalog.reduce_slices.max(2));
-    let options = config.options_mut();
-    options.optimizer.enable_round_robin_repartition = false;
-    // A filter learnt in one batch must not outlive it in the template.
-    options.optimizer.enable_dynamic_filter_pushdown = false;
-    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
-    options.optimizer.enable_join_dynamic_filter_pushdown = false;
-    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-    // Columns keep their case, so that JSON's camelCase names need no quotes.
-    options.sql_parser.enable_ident_normalization = false;
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_limit(catalog.memory_bytes_max, 1.0)
-        .build_arc()
-        .map_err(|error| Error::with_source(Kind::Refused, "start the query engine", error))?;
-    let session = SessionContext::new_with_config_rt(config, runtime);
-    session.register_udf(octet_length());
-    for function in functions(cell) {
-        session.register_udf(function);
-    }
-    for table in &catalog.references {
-        table
-            .register(&session)
-            .map_err(|error| refused(&format!("tables.{}", table.identity.name), error))?;
-    }
-    Ok(session)
-}
-
 async fn frame(
     session: &SessionContext,
     catalog: &Catalog,
@@ -295,29 +269,12 @@ async fn frame(
             let letters = DeadLetters {
                 table: Arc::clone(table),
             };
-            register(session, what, &name, Arc::new(letters))?;
+            register(session, &name, Arc::new(letters)).map_err(|error| refused(what, error))?;
         }
         let queried = QueriedTable::new(Arc::clone(table), metadata.clone());
-        register(session, what, &table.name, Arc::new(queried))?;
+        register(session, &table.name, Arc::new(queried)).map_err(|error| refused(what, error))?;
     }
-    let options = SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false);
-    session
-        .sql_with_options(sql, options)
-        .await
-        .map_err(|error| refused(what, error))
-}
-
-/// Makes a table known by this name, its case and dots included. A query before may have registered it with other metadata columns.
-fn register(session: &SessionContext, what: &str, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
-    let known = |name: TableReference| {
-        let _before = session.deregister_table(name.clone())?;
-        session.register_table(name, table)
-    };
-    let _before = known(TableReference::bare(name)).map_err(|error| refused(what, error))?;
-    Ok(())
+    read_only(session, sql).await.map_err(|error| refused(what, error))
 }
 
 fn refused(what: &str, error: datafusion::error::DataFusionError) -> Error {

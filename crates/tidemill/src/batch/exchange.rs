@@ -144,6 +144,10 @@ impl Spill {
         }
     }
 
+    pub(crate) fn held_bytes_max(&self) -> usize {
+        self.held_bytes_max
+    }
+
     fn put(&self, bytes: Vec<u8>) -> Result<Piece> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.held_bytes + bytes.len() <= self.held_bytes_max {

@@ -8,6 +8,7 @@ mod saved;
 mod sinks;
 mod slice;
 mod state;
+mod table;
 mod transform;
 mod update_state;
 mod windows;
@@ -26,6 +27,7 @@ use crate::scope::Scope;
 
 pub use outputs::Rows;
 pub use state::{MapWithState, State, StateSpec};
+pub use table::Table;
 pub use transform::IntoBatch;
 
 /// Gives the batch of a stream, `None` where it has none at that time.

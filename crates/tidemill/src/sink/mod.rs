@@ -5,7 +5,6 @@ mod files;
 mod kafka;
 #[cfg(feature = "postgres")]
 mod postgres;
-mod row_encoder;
 #[cfg(all(test, feature = "file"))]
 mod tests;
 
@@ -21,7 +20,7 @@ use tidemill_engine::sink::Sink;
 
 use crate::dstream::DStream;
 use crate::output::{OutputSettings, Parts, StreamJob};
-use row_encoder::RowEncoder;
+use crate::row::encoder::RowEncoder;
 
 #[cfg(feature = "file")]
 pub use files::Files;

@@ -14,11 +14,11 @@ use crate::outcome::guarded_call;
 use crate::output::Handed;
 
 /// Rows that are encoded at once.
-const ROWS_MAX: usize = 8192;
+pub(crate) const ROWS_MAX: usize = 8192;
 
 /// Makes rows of values: a struct or map gives columns by name, a tuple by place.
 #[derive(Debug)]
-pub(super) struct RowEncoder {
+pub(crate) struct RowEncoder {
     schema: SchemaRef,
     /// What values are decoded as: all columns nullable, so that a missing value can be told by its column, and bytes as the lists of
     /// numbers that serde makes of them.
@@ -26,7 +26,7 @@ pub(super) struct RowEncoder {
 }
 
 impl RowEncoder {
-    pub(super) fn new(schema: SchemaRef) -> Self {
+    pub(crate) fn new(schema: SchemaRef) -> Self {
         let decoded = schema.fields().iter().map(decoded_as).collect::<Vec<_>>();
         Self {
             schema,
@@ -34,7 +34,8 @@ impl RowEncoder {
         }
     }
 
-    fn encode<T: Serialize>(&self, values: &[T]) -> Result<Vec<RecordBatch>> {
+    /// The values as rows, so many at once.
+    pub(crate) fn encode<T: Serialize>(&self, values: &[T]) -> Result<Vec<RecordBatch>> {
         let Some(first) = values.first() else {
             return Ok(Vec::new());
         };
