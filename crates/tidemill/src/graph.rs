@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tidemill_engine::error::{Error, Kind, Result};
-use tidemill_engine::state::OperatorSpec;
+use tidemill_engine::state::{BUCKETS, OperatorSpec};
 
+use crate::batch::exchange::{Layout, Partitioner};
 use crate::output::Declared;
 use crate::remembered::Remembered;
+use crate::scope::Scope;
 use crate::time::is_multiple;
 
 /// One stream of a program: what follows from its declaration.
@@ -27,12 +29,21 @@ pub(crate) struct Stream {
     stateful: Option<Stateful>,
     /// True where it is read from what is gone after the batch.
     read_once: bool,
+    /// What the program said of its slices; `None` where it brings no keys together. A leaf lock.
+    dealt: Option<Mutex<Dealt>>,
     /// The name that the program gave it. A leaf lock.
     name: Mutex<Option<String>>,
     /// The stateful stream inside an operator that is made of several: a name given to this one is meant for it.
     inner: OnceLock<Arc<Stream>>,
     /// What the program asked it to remember. A leaf lock.
     remember_ms: Mutex<i64>,
+}
+
+/// What a program said of the slices of an operator by key.
+#[derive(Debug, Default)]
+struct Dealt {
+    slices: Option<usize>,
+    partitioner: Option<Partitioner>,
 }
 
 /// What a stateful stream keeps.
@@ -71,6 +82,43 @@ impl Stream {
     pub(crate) fn stands_for(&self, inner: Arc<Self>) {
         // An operator has one inside.
         let _first = self.inner.set(inner);
+    }
+
+    pub(crate) fn deal_into(&self, graph: &Graph, slices: usize) {
+        if !(1..=usize::from(BUCKETS)).contains(&slices) {
+            graph.problem(format!("with_slices({slices}): must be 1 to {BUCKETS}"));
+        }
+        match &self.dealt {
+            Some(dealt) => lock(dealt).slices = Some(slices),
+            None => graph.problem(self.brings_none_together(&format!("with_slices({slices})"))),
+        }
+    }
+
+    pub(crate) fn deal_by(&self, graph: &Graph, partitioner: Partitioner) {
+        match (&self.dealt, &self.stateful) {
+            (Some(dealt), None) => lock(dealt).partitioner = Some(partitioner),
+            (Some(_), Some(_)) => graph.problem(format!(
+                "with_partitioner: {} keeps a state, which goes by the hash of the key; with_slices says in how many slices",
+                self.operator()
+            )),
+            (None, _) => graph.problem(self.brings_none_together("with_partitioner")),
+        }
+    }
+
+    fn brings_none_together(&self, what: &str) -> String {
+        format!(
+            "{what}: {} brings no keys together; write it right behind the operator by key that it is for",
+            self.operator()
+        )
+    }
+
+    /// How it deals rows out by their key.
+    pub(crate) fn layout(&self, scope: &Scope) -> Layout {
+        let Some(dealt) = &self.dealt else {
+            return scope.layout();
+        };
+        let dealt = lock(dealt);
+        Layout::new(dealt.slices.unwrap_or(scope.reduce_slices()), dealt.partitioner.clone())
     }
 
     fn spec(&self) -> Option<OperatorSpec> {
@@ -145,6 +193,8 @@ pub(crate) struct Declaration {
     pub(crate) stateful: Option<(&'static str, String)>,
     /// True for a source whose values are gone after the batch.
     pub(crate) read_once: bool,
+    /// True where the values of a key are brought together.
+    pub(crate) by_key: bool,
 }
 
 /// All that a program declared.
@@ -205,6 +255,7 @@ impl Graph {
             looks_back_ms: what.looks_back_ms,
             stateful,
             read_once: what.read_once,
+            dealt: what.by_key.then(Mutex::default),
             name: Mutex::default(),
             inner: OnceLock::new(),
             remember_ms: Mutex::new(slide_ms),

@@ -13,7 +13,7 @@ use tidemill_engine::job::{BatchRun, FEW_OFFSETS, Finished, StateReaders};
 use tidemill_engine::sql::template::{QueryRun, Template};
 use tidemill_engine::state::{Changes, StateReader};
 
-use crate::batch::exchange::Spill;
+use crate::batch::exchange::{Layout, Spill};
 use crate::task::OffsetRange;
 
 /// What an operator has to do in a batch for its state, whether anybody takes its values or not.
@@ -79,6 +79,11 @@ impl Scope {
 
     pub(crate) fn reduce_slices(&self) -> usize {
         self.plan.reduce_slices.max(1)
+    }
+
+    /// How rows are dealt out over slices where nothing else is said.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::new(self.reduce_slices(), None)
     }
 
     pub(crate) fn spill(&self) -> &Spill {

@@ -2,6 +2,8 @@
 //!
 //! What does not fit the memory of the program goes to a temporary file, piece by piece.
 
+use std::any::Any;
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -19,6 +21,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Rows that one slice has for all others.
 pub(crate) struct Sorter {
     scope: Arc<Scope>,
+    layout: Layout,
     filling: Vec<Vec<u8>>,
     pieces: Vec<Vec<Piece>>,
     failed: Option<Error>,
@@ -31,15 +34,75 @@ enum Piece {
 }
 
 /// The slice that a key's hash goes to, so that a slice holds whole buckets.
-pub(crate) fn slice_of(hash: u64, slices: usize) -> usize {
+fn slice_of(hash: u64, slices: usize) -> usize {
     usize::from(bucket_of(hash)) % slices.max(1)
 }
 
+/// The slice of a key, of so many; none where the key is of another type.
+type SliceOf = dyn Fn(&dyn Any, usize) -> Option<usize> + Send + Sync;
+
+/// Gives the slice of a key: what a program says of its own keys.
+#[derive(Clone)]
+pub(crate) struct Partitioner(Arc<SliceOf>);
+
+impl fmt::Debug for Partitioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Partitioner")
+    }
+}
+
+impl Partitioner {
+    pub(crate) fn of<K: 'static>(slice_of: impl Fn(&K, usize) -> usize + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |key, slices| {
+            Some(slice_of(key.downcast_ref::<K>()?, slices))
+        }))
+    }
+}
+
+/// How rows are dealt out over slices by their key: by its hash where no partitioner says otherwise.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    slices: usize,
+    partitioner: Option<Partitioner>,
+}
+
+impl Layout {
+    pub(crate) fn new(slices: usize, partitioner: Option<Partitioner>) -> Self {
+        Self {
+            slices: slices.max(1),
+            partitioner,
+        }
+    }
+
+    pub(crate) fn slices(&self) -> usize {
+        self.slices
+    }
+
+    /// The slice of a key, which is encoded in `bytes`.
+    fn slice<K: 'static>(&self, key: &K, bytes: &[u8]) -> Result<usize> {
+        let Some(Partitioner(slice_of_key)) = &self.partitioner else {
+            return Ok(slice_of(codec::hash(bytes), self.slices));
+        };
+        match slice_of_key(key, self.slices) {
+            Some(slice) if slice < self.slices => Ok(slice),
+            Some(slice) => Err(Error::new(
+                Kind::UserCode,
+                format!(
+                    "the partitioner gives slice {slice}, but there are {}, counted from 0",
+                    self.slices
+                ),
+            )),
+            None => Err(Error::new(Kind::Bug, "a partitioner of another type of keys")),
+        }
+    }
+}
+
 impl Sorter {
-    pub(crate) fn new(scope: &Arc<Scope>) -> Self {
-        let slices = scope.reduce_slices();
+    pub(crate) fn new(scope: &Arc<Scope>, layout: &Layout) -> Self {
+        let slices = layout.slices();
         Self {
             scope: Arc::clone(scope),
+            layout: layout.clone(),
             filling: vec![Vec::new(); slices],
             pieces: (0..slices).map(|_| Vec::new()).collect(),
             failed: None,
@@ -60,7 +123,7 @@ impl Sorter {
         let first = &mut self.filling[0];
         let begin = first.len();
         codec::put(key, first)?;
-        let slice = slice_of(codec::hash(&first[begin..]), self.pieces.len());
+        let slice = self.layout.slice(key, &first[begin..])?;
         codec::put(value, first)?;
         if slice > 0 {
             let (first, others) = self.filling.split_at_mut(1);
@@ -190,7 +253,7 @@ mod tests {
 
     fn sorted(held_bytes_max: usize, rows: u64) -> (Vec<(u64, String)>, usize) {
         let scope = Scope::for_tests(3, held_bytes_max);
-        let mut sorter = Sorter::new(&scope);
+        let mut sorter = Sorter::new(&scope, &scope.layout());
         for number in 0..rows {
             sorter.add(&number, &format!("value {number}"));
         }

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use tidemill_engine::error::Result;
 use tokio::sync::OnceCell;
 
-use super::exchange::{Sorted, Sorter};
+use super::exchange::{Layout, Sorted, Sorter};
 use super::whole::fold_slices;
 use super::{Batch, Out, Slices};
 use crate::codec::{self, Data, Key};
@@ -33,13 +33,15 @@ struct Combine<V, C> {
 /// The rows of a batch, sorted by the slices they go to; computed once.
 pub(crate) struct Exchanged<T> {
     batch: Batch<T>,
+    layout: Layout,
     rows: OnceCell<Vec<Sorted>>,
 }
 
 impl<K: Key, V: Data> Exchanged<(K, V)> {
-    pub(crate) fn new(batch: &Batch<(K, V)>) -> Self {
+    pub(crate) fn new(batch: &Batch<(K, V)>, layout: Layout) -> Self {
         Self {
             batch: batch.clone(),
+            layout,
             rows: OnceCell::new(),
         }
     }
@@ -49,7 +51,7 @@ impl<K: Key, V: Data> Exchanged<(K, V)> {
         let rows = self.rows.get_or_try_init(|| async {
             let scope = &self.batch.scope;
             let sort = |sorter: &mut Sorter, (key, value): (K, V)| sorter.add(&key, &value);
-            fold_slices(&self.batch, || Sorter::new(scope), sort)
+            fold_slices(&self.batch, || Sorter::new(scope, &self.layout), sort)
                 .await?
                 .into_iter()
                 .map(Sorter::done)
@@ -97,7 +99,7 @@ impl<K: Key, V: Data, C: Data> Combined<K, V, C> {
             let batch = &self.exchanged.batch;
             let folded = fold_slices(batch, ByKey::default, add).await?;
             let sorted = folded.into_iter().map(|by_key| {
-                let mut sorter = Sorter::new(&batch.scope);
+                let mut sorter = Sorter::new(&batch.scope, &self.exchanged.layout);
                 for (key, combined) in by_key {
                     if let Some(combined) = combined {
                         sorter.add(&key, &combined);
@@ -113,7 +115,7 @@ impl<K: Key, V: Data, C: Data> Combined<K, V, C> {
 
 impl<K: Key, V: Data, C: Data> Slices<(K, C)> for Combined<K, V, C> {
     fn count(&self) -> usize {
-        self.exchanged.batch.scope.reduce_slices()
+        self.exchanged.layout.slices()
     }
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, C)>) -> BoxFuture<'a, Result<()>> {
@@ -166,7 +168,7 @@ struct Cogrouped<K, V, W> {
 
 impl<K: Key, V: Data, W: Data> Slices<(K, (Vec<V>, Vec<W>))> for Cogrouped<K, V, W> {
     fn count(&self) -> usize {
-        self.left.batch.scope.reduce_slices()
+        self.left.layout.slices()
     }
 
     fn run<'a>(&'a self, slice: usize, out: Out<'a, (K, (Vec<V>, Vec<W>))>) -> BoxFuture<'a, Result<()>> {
@@ -259,8 +261,19 @@ impl<K: Key, V: Data> Batch<(K, V)> {
         merge: impl Fn(C, C) -> C + Send + Sync + 'static,
         before_exchange: bool,
     ) -> Batch<(K, C)> {
+        self.combined(self.scope.layout(), create, add, merge, before_exchange)
+    }
+
+    pub(crate) fn combined<C: Data>(
+        &self,
+        layout: Layout,
+        create: impl Fn(V) -> C + Send + Sync + 'static,
+        add: impl Fn(C, V) -> C + Send + Sync + 'static,
+        merge: impl Fn(C, C) -> C + Send + Sync + 'static,
+        before_exchange: bool,
+    ) -> Batch<(K, C)> {
         let combined = Combined {
-            exchanged: Exchanged::new(self),
+            exchanged: Exchanged::new(self, layout),
             combine: Arc::new(Combine {
                 create: Box::new(create),
                 add: Box::new(add),
@@ -275,14 +288,28 @@ impl<K: Key, V: Data> Batch<(K, V)> {
     /// One value per key. `f` must be associative and commutative.
     #[must_use]
     pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Self {
+        self.reduced(self.scope.layout(), f)
+    }
+
+    pub(crate) fn reduced(&self, layout: Layout, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Self {
         let f = Arc::new(f);
         let (add, merge) = (Arc::clone(&f), f);
-        self.combine_by_key(|value| value, move |a, b| add(a, b), move |a, b| merge(a, b), true)
+        self.combined(
+            layout,
+            |value| value,
+            move |a, b| add(a, b),
+            move |a, b| merge(a, b),
+            true,
+        )
     }
 
     /// All values of each key.
     #[must_use]
     pub fn group_by_key(&self) -> Batch<(K, Vec<V>)> {
+        self.grouped(self.scope.layout())
+    }
+
+    pub(crate) fn grouped(&self, layout: Layout) -> Batch<(K, Vec<V>)> {
         let add = |mut values: Vec<V>, value| {
             values.push(value);
             values
@@ -291,15 +318,19 @@ impl<K: Key, V: Data> Batch<(K, V)> {
             values.extend(more);
             values
         };
-        self.combine_by_key(|value| vec![value], add, merge, false)
+        self.combined(layout, |value| vec![value], add, merge, false)
     }
 
     /// All values of each key here and in `other`.
     #[must_use]
     pub fn cogroup<W: Data>(&self, other: &Batch<(K, W)>) -> Batch<(K, BothSides<V, W>)> {
+        self.cogrouped(self.scope.layout(), other)
+    }
+
+    pub(crate) fn cogrouped<W: Data>(&self, layout: Layout, other: &Batch<(K, W)>) -> Batch<(K, BothSides<V, W>)> {
         let cogrouped = Cogrouped {
-            left: Exchanged::new(self),
-            right: Exchanged::new(other),
+            left: Exchanged::new(self, layout.clone()),
+            right: Exchanged::new(other, layout),
         };
         Batch::new(cogrouped, &self.scope)
     }
@@ -309,48 +340,56 @@ impl<K: Key, V: Data + Clone> Batch<(K, V)> {
     /// Each pair of values with the same key.
     #[must_use]
     pub fn join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (V, W))> {
-        self.cogroup(other).flat_map(|(key, (left, right))| {
-            let mut pairs = Vec::with_capacity(left.len() * right.len());
-            for value in &left {
-                pairs.extend(right.iter().map(|other| (key.clone(), (value.clone(), other.clone()))));
-            }
-            pairs
-        })
+        self.cogroup(other).inner()
     }
 
     /// Each value with those of the same key in `other`, or alone.
     #[must_use]
     pub fn left_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (V, Option<W>))> {
-        self.cogroup(other).flat_map(|(key, (left, right))| {
-            let right = some_or_none(right);
-            let mut pairs = Vec::with_capacity(left.len() * right.len());
-            for value in &left {
-                pairs.extend(right.iter().map(|other| (key.clone(), (value.clone(), other.clone()))));
-            }
-            pairs
-        })
+        self.cogroup(other).left_outer()
     }
 
     /// Each value of `other` with those of the same key here, or alone.
     #[must_use]
     pub fn right_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (Option<V>, W))> {
-        other
-            .left_outer_join(self)
-            .map(|(key, (other, value))| (key, (value, other)))
+        self.cogroup(other).right_outer()
     }
 
     /// Each value of either side with those of the same key on the other, or alone.
     #[must_use]
     pub fn full_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, EitherSide<V, W>)> {
-        self.cogroup(other).flat_map(|(key, (left, right))| {
-            let (left, right) = (some_or_none(left), some_or_none(right));
-            let mut pairs = Vec::with_capacity(left.len() * right.len());
-            for value in &left {
-                pairs.extend(right.iter().map(|other| (key.clone(), (value.clone(), other.clone()))));
-            }
-            pairs
-        })
+        self.cogroup(other).full_outer()
     }
+}
+
+/// What joins make of the values of a key on both sides.
+impl<K: Key, V: Data + Clone, W: Data + Clone> Batch<(K, BothSides<V, W>)> {
+    pub(crate) fn inner(&self) -> Batch<(K, (V, W))> {
+        self.flat_map(|(key, (left, right))| pairs(&key, &left, &right))
+    }
+
+    pub(crate) fn left_outer(&self) -> Batch<(K, (V, Option<W>))> {
+        self.flat_map(|(key, (left, right))| pairs(&key, &left, &some_or_none(right)))
+    }
+
+    pub(crate) fn right_outer(&self) -> Batch<(K, (Option<V>, W))> {
+        self.flat_map(|(key, (left, right))| pairs(&key, &some_or_none(left), &right))
+    }
+
+    pub(crate) fn full_outer(&self) -> Batch<(K, EitherSide<V, W>)> {
+        self.flat_map(|(key, (left, right))| pairs(&key, &some_or_none(left), &some_or_none(right)))
+    }
+}
+
+/// Each value of one side with each of the other.
+fn pairs<K: Clone, A: Clone, B: Clone>(key: &K, left: &[A], right: &[B]) -> Vec<(K, (A, B))> {
+    let with_all = |value: &A| {
+        right
+            .iter()
+            .map(|other| (key.clone(), (value.clone(), other.clone())))
+            .collect::<Vec<_>>()
+    };
+    left.iter().flat_map(with_all).collect()
 }
 
 /// The values, or one that is none.

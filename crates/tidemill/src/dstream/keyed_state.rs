@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use crate::batch::Batch;
 use crate::batch::keyed::{ByKey, Exchanged};
 use crate::codec::{self, Data, Key};
+use crate::graph::Stream;
 use crate::outcome::guarded;
 use crate::scope::{Scope, StateStep};
 
@@ -82,18 +83,19 @@ pub(super) struct KeyedState<K, V, M> {
 }
 
 impl<K: Key, V: Data, M: Send + Sync + 'static> KeyedState<K, V, M> {
-    /// The operator over `batch`, to be brought forward before the run ends.
+    /// The operator of `stream` over `batch`, to be brought forward before the run ends.
     pub(super) fn begin(
         scope: &Arc<Scope>,
-        operator: String,
+        stream: &Stream,
         batch: Option<&Batch<(K, V)>>,
         update: Update<K, V, M>,
     ) -> Result<Arc<Self>> {
+        let (operator, layout) = (stream.operator(), stream.layout(scope));
         let this = Arc::new(Self {
             before: scope.state(&operator)?,
-            rows: batch.map(Exchanged::new),
             update,
-            slices: (0..scope.reduce_slices()).map(|_| OnceCell::new()).collect(),
+            slices: (0..layout.slices()).map(|_| OnceCell::new()).collect(),
+            rows: batch.map(|batch| Exchanged::new(batch, layout)),
         });
         scope.step(operator, Arc::clone(&this) as Arc<dyn StateStep>);
         Ok(this)

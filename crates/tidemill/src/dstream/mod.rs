@@ -20,6 +20,7 @@ use std::time::Duration;
 use tidemill_engine::error::{Error, Kind, Result};
 
 use crate::batch::Batch;
+use crate::batch::exchange::Layout;
 use crate::codec::{Data, Key};
 use crate::graph::{Declaration, Graph, Stream};
 use crate::outcome::UserResult;
@@ -84,7 +85,7 @@ impl<T: Send + 'static> DStream<T> {
         self,
         each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
     ) -> DStream<U> {
-        self.made(false, each)
+        self.made(Declaration::default(), move |batch, _this| each(batch))
     }
 
     /// The same where every value stays in its slice, behind those before it.
@@ -92,22 +93,39 @@ impl<T: Send + 'static> DStream<T> {
         self,
         each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
     ) -> DStream<U> {
-        self.made(true, each)
+        let what = Declaration {
+            in_slices: true,
+            ..Declaration::default()
+        };
+        self.made(what, move |batch, _this| each(batch))
+    }
+
+    /// The same where values of a key are brought together, in the layout that the program gives.
+    pub(crate) fn by_key<U: Send + 'static>(
+        self,
+        each: impl Fn(&Batch<T>, Layout) -> Batch<U> + Send + Sync + 'static,
+    ) -> DStream<U> {
+        let what = Declaration {
+            by_key: true,
+            ..Declaration::default()
+        };
+        self.made(what, move |batch, this| each(batch, this.layout(&batch.scope)))
     }
 
     fn made<U: Send + 'static>(
         self,
-        in_slices: bool,
-        each: impl Fn(&Batch<T>) -> Batch<U> + Send + Sync + 'static,
+        what: Declaration,
+        each: impl Fn(&Batch<T>, &Stream) -> Batch<U> + Send + Sync + 'static,
     ) -> DStream<U> {
-        let what = Declaration {
-            parents: vec![self.stream],
-            in_slices,
-            ..Declaration::default()
-        };
-        let parent = self.compute;
-        let compute = move |scope: &Arc<Scope>| Ok(parent(scope)?.map(|batch| each(&batch)));
-        DStream::declared(&self.graph, what, Arc::new(compute))
+        let parents = vec![self.stream];
+        let stream = self.graph.declare(Declaration { parents, ..what });
+        let (parent, this) = (self.compute, Arc::clone(&stream));
+        let compute = move |scope: &Arc<Scope>| Ok(parent(scope)?.map(|batch| each(&batch, &this)));
+        DStream {
+            stream,
+            graph: self.graph,
+            compute: Arc::new(compute),
+        }
     }
 
     /// Gives the operator before a name that stays the same when the program changes: its state is found by it. Default = its kind

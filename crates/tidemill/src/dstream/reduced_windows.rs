@@ -254,6 +254,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
                     codec::shape::<(K, V)>()
                 ),
             )),
+            by_key: true,
             ..Declaration::default()
         };
         let stream = parent.graph.declare(what);
@@ -279,7 +280,7 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
                 };
                 let reduce = Arc::clone(&reduce);
                 let update: Update<K, V, ()> = Arc::new(move |state, rows| reduce.update(times, state, rows));
-                let state = KeyedState::begin(scope, this.operator(), newest.as_ref(), update)?;
+                let state = KeyedState::begin(scope, &this, newest.as_ref(), update)?;
                 Ok(times.is_due.then(|| Batch::new(Reduced { state }, scope)))
             })
         };

@@ -383,6 +383,13 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
         self
     }
 
+    /// Gives the operator so many slices, 1 to 64; see [`DStream::with_slices`].
+    #[must_use]
+    pub fn with_slices(self, slices: usize) -> Self {
+        self.stream.deal_into(&self.graph, slices);
+        self
+    }
+
     /// What each call gave.
     #[must_use]
     pub fn mapped(&self) -> DStream<M> {
@@ -421,6 +428,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
         let what = Declaration {
             parents: vec![Arc::clone(&self.stream)],
             stateful: Some(("map-with-state", spec.shape())),
+            by_key: true,
             ..Declaration::default()
         };
         let stream = self.graph.declare(what);
@@ -435,7 +443,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
                 }
                 let spec = Arc::clone(&spec);
                 let update: Update<K, V, M> = Arc::new(move |state, rows| spec.update(time_ms, state, rows));
-                KeyedState::begin(scope, this.operator(), batch.as_ref(), update).map(Some)
+                KeyedState::begin(scope, &this, batch.as_ref(), update).map(Some)
             })
         };
         MapWithState {

@@ -6,7 +6,7 @@ use tidemill_engine::error::{Error, Kind, Result};
 
 use super::{DStream, same_slide, without_batch};
 use crate::batch::Batch;
-use crate::graph::Declaration;
+use crate::graph::{Declaration, Stream};
 use crate::outcome::guarded_call;
 use crate::scope::Scope;
 
@@ -63,12 +63,24 @@ impl<T: Send + 'static> DStream<T> {
         other: DStream<W>,
         f: impl Fn(Batch<T>, Batch<W>) -> B + Send + Sync + 'static,
     ) -> DStream<U> {
+        self.paired(other, false, move |left, right, _this| f(left, right).into_batch())
+    }
+
+    /// The same for an operator of the crate, which knows its own stream; with `by_key` it brings the values of a key together.
+    pub(super) fn paired<W: Send + 'static, U: Send + 'static>(
+        self,
+        other: DStream<W>,
+        by_key: bool,
+        f: impl Fn(Batch<T>, Batch<W>, &Stream) -> Result<Batch<U>> + Send + Sync + 'static,
+    ) -> DStream<U> {
         let parents = vec![Arc::clone(&self.stream), Arc::clone(&other.stream)];
         same_slide(&self.graph, &parents);
-        let what = Declaration {
+        let stream = self.graph.declare(Declaration {
             parents: parents.clone(),
+            by_key,
             ..Declaration::default()
-        };
+        });
+        let this = Arc::clone(&stream);
         let (left, right) = (self.compute, other.compute);
         let compute = move |scope: &Arc<Scope>| {
             let (left, right) = (left(scope)?, right(scope)?);
@@ -77,8 +89,12 @@ impl<T: Send + 'static> DStream<T> {
             }
             let left = left.ok_or_else(|| without_batch(&parents[0]))?;
             let right = right.ok_or_else(|| without_batch(&parents[1]))?;
-            guarded_call(|| f(left, right).into_batch()).map(Some)
+            guarded_call(|| f(left, right, &this)).map(Some)
         };
-        DStream::declared(&self.graph, what, Arc::new(compute))
+        DStream {
+            stream,
+            graph: self.graph,
+            compute: Arc::new(compute),
+        }
     }
 }

@@ -153,6 +153,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
         let what = Declaration {
             parents: vec![Arc::clone(&self.stream)],
             stateful: Some(("update-state", codec::shape::<(K, S)>())),
+            by_key: true,
             ..Declaration::default()
         };
         let stream = self.graph.declare(what);
@@ -167,7 +168,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
                 }
                 let updating = Arc::clone(&updating);
                 let update: Update<K, V, ()> = Arc::new(move |state, rows| updating.update(time_ms, state, rows));
-                let state = KeyedState::begin(scope, this.operator(), batch.as_ref(), update)?;
+                let state = KeyedState::begin(scope, &this, batch.as_ref(), update)?;
                 Ok(Some(Batch::new(States { state }, scope)))
             })
         };
