@@ -9,11 +9,35 @@ use serde::de::DeserializeOwned;
 use tidemill_engine::error::{Error, Kind, Result};
 
 /// What can cross from slice to slice and be kept as state.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// # use tidemill::testing::batches_of;
+///
+/// #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// struct Ad(u32);
+///
+/// let counts = batches_of([[Ad(7), Ad(7)]], |ads| ads.count_by_value())?;
+/// assert_eq!(counts, [[(Ad(7), 2)]]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub trait Data: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Data for T {}
 
 /// What values are grouped by.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// # use tidemill::testing::batches_of;
+///
+/// #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// struct Ad(u32);
+///
+/// let counts = batches_of([[Ad(7), Ad(7)]], |ads| ads.count_by_value())?;
+/// assert_eq!(counts, [[(Ad(7), 2)]]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub trait Key: Data + Eq + std::hash::Hash + Clone {}
 
 impl<T: Data + Eq + std::hash::Hash + Clone> Key for T {}

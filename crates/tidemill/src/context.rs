@@ -51,6 +51,21 @@ pub enum ContextState {
 }
 
 /// A program: streams, what becomes of them, and the loop that runs them.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let words = Input::of([["a"]]);
+/// # let run = harness.start(|context| {
+/// let words = words.stream(context);
+/// words.clone().count().print(1);
+/// words.foreach_batch(|words, _batch| assert_eq!(words, ["a"]));
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct StreamingContext {
     settings: Builder,
@@ -64,6 +79,23 @@ pub struct StreamingContext {
 impl StreamingContext {
     /// A program named `app` (`[a-z0-9-]{1,63}`: the key of its checkpoint and of every unique id) with a batch every
     /// `interval`, 5 ms or more.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn builder(app: impl Into<String>, interval: Duration) -> Builder {
         let app = app.into();
         let checkpoint = PathBuf::from("checkpoint").join(&app);
@@ -86,6 +118,16 @@ impl StreamingContext {
     ///
     /// # Errors
     /// `Config` where no topic is named.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # fn declare(context: &StreamingContext) -> tidemill::Result<()> {
+    /// let events = context.kafka_direct_stream(DirectKafka::new("localhost:9092").topics(["events"]))?;
+    /// events.map(|record| record.value().len()).print(10);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn kafka_direct_stream(&self, kafka: DirectKafka) -> Result<DStream<Record>> {
         if kafka.topics.is_empty() {
             return Err(Error::new(
@@ -100,6 +142,23 @@ impl StreamingContext {
 
     /// A stream of what is put into a queue: each list is a batch. For trying things out; what waits in a queue is gone with the
     /// process, and a program that reads one can't be recovered from its checkpoint.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let queue = tidemill::Queue::default();
+    /// # let kept = Output::default();
+    /// queue.push([1, 2]);
+    /// queue.push([3]);
+    /// # let run = harness.start(|context| {
+    /// context.queue_stream(&queue).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.batches(), [vec![1, 2], vec![3]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn queue_stream<T: Clone + Send + Sync + 'static>(&self, queue: &Queue<T>) -> DStream<T> {
         let opens = Box::new(QueueOpens(queue.clone()));
         let (name, reading) = self.add_source(opens, SourceLimits::none(), true);
@@ -117,6 +176,22 @@ impl StreamingContext {
     }
 
     /// A stream of the lines of files that come into a folder.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let kept = Output::default();
+    /// std::fs::write(harness.folder().join("words.txt"), "a\nb\n").unwrap();
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::WatchedFolder::at(harness.folder()).accepting(|name| name.ends_with(".txt")).with_old();
+    /// context.file_stream(files).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a", "b"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn file_stream(&self, files: WatchedFolder) -> DStream<String> {
         let limits = files.limits();
         let (name, reading) = self.add_source(Box::new(files), limits, false);
@@ -125,6 +200,21 @@ impl StreamingContext {
     }
 
     /// A stream of numbers that counts up by a rate: 0, 1, 2, … For trying things out and for measuring.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// context.rate_stream(tidemill::Rate::per_second(3)).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.at(1_000), [0, 1, 2]);
+    /// assert_eq!(kept.at(2_000), [3, 4, 5]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn rate_stream(&self, rate: Rate) -> DStream<u64> {
         let (clock, slices) = (self.clock(), rate.slices());
         let opens = Box::new(rate.opens(clock));
@@ -137,11 +227,43 @@ impl StreamingContext {
     }
 
     /// The values of all streams, batch by batch. All must have the same slide.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (a, b) = (Input::of([[1]]), Input::of([[2]]));
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// let streams = [a.stream(context), b.stream(context)];
+    /// context.union(streams).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [1, 2]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn union<T: Send + 'static>(&self, streams: impl IntoIterator<Item = DStream<T>>) -> DStream<T> {
         DStream::union_of(&self.graph, streams.into_iter().collect())
     }
 
     /// What `f` makes of the batches of all streams at one time, in the order of the streams. All must have the same slide.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (a, b) = (Input::of([[1]]), Input::of([[2]]));
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// let streams = [a.stream(context), b.stream(context)];
+    /// context.transform(streams, |batches| batches[0].union(&batches[1])).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [1, 2]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn transform<T: Send + 'static, U: Send + 'static, B: IntoBatch<U>>(
         &self,
         streams: impl IntoIterator<Item = DStream<T>>,
@@ -177,11 +299,42 @@ impl StreamingContext {
     }
 
     /// Lets a listener hear of what the program does from now on; it can be added before and after the start.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([["a"]]);
+    /// # let run = harness.start(|context| {
+    /// context.add_listener(tidemill::StatsReportListener::over(10));
+    /// words.stream(context).print(1);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn add_listener(&self, listener: impl StreamingListener) {
         self.listeners.add(listener);
     }
 
     /// Where the context is in its life.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([["a"]]);
+    /// # let run = harness.start(|context| {
+    /// # words.stream(context).print(1);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(run.context().state(), tidemill::ContextState::Active);
+    /// run.context().stop()?;
+    /// run.context().await_termination()?;
+    /// assert_eq!(run.context().state(), tidemill::ContextState::Stopped);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn state(&self) -> ContextState {
         match self.graph.phase() {
             Phase::Declaring => ContextState::Initialized,
@@ -194,6 +347,23 @@ impl StreamingContext {
     ///
     /// # Errors
     /// `Config` where it was stopped, no output is declared, or the program can't be run as it was declared.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn start(&self) -> Result<()> {
         match self.graph.phase() {
             Phase::Declaring => {}
@@ -264,6 +434,23 @@ impl StreamingContext {
     /// # Errors
     /// What ended it, if it did not end well, each time it is asked; `Config` where something was declared after the start, and in
     /// a listener, for which the end waits.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn await_termination(&self) -> Result<Summary> {
         match self.await_for(None)? {
             Some(summary) => Ok(summary),
@@ -275,6 +462,21 @@ impl StreamingContext {
     ///
     /// # Errors
     /// As [`await_termination`](Self::await_termination).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([["a"]]);
+    /// # let run = harness.start(|context| {
+    /// # words.stream(context).print(1);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// let ended = run.context().await_termination_or_timeout(Duration::ZERO)?;
+    /// assert!(ended.is_none(), "it goes on");
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn await_termination_or_timeout(&self, timeout: Duration) -> Result<Option<Summary>> {
         self.await_for(Some(timeout))
     }
@@ -321,6 +523,21 @@ impl StreamingContext {
     ///
     /// # Errors
     /// `Config` in a listener: the stop would wait for it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([["a"]]);
+    /// # let run = harness.start(|context| {
+    /// # words.stream(context).print(1);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// run.context().stop()?;
+    /// assert_eq!(run.context().await_termination()?.records_in, 1);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn stop(&self) -> Result<()> {
         self.refuse_in_listener("stop")?;
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -343,6 +560,23 @@ impl StreamingContext {
 
 impl Builder {
     /// The checkpoint's folder. Default = `checkpoint/<app>` in the working directory.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn checkpoint(mut self, folder: impl Into<PathBuf>) -> Self {
         self.checkpoint = folder.into();
@@ -350,6 +584,23 @@ impl Builder {
     }
 
     /// Takes the end offsets at start, processes to them without waiting for ticks, and ends. Default = off.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn until_caught_up(mut self) -> Self {
         self.until_caught_up = true;
@@ -358,6 +609,24 @@ impl Builder {
 
     /// Switches back-pressure on or off: whether batches that take longer than the interval make the next ones smaller.
     /// Default = on.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .backpressure(false)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn backpressure(mut self, on: bool) -> Self {
         self.backpressure = on;
@@ -365,6 +634,24 @@ impl Builder {
     }
 
     /// How long batches can be asked for again with [`DStream::slice`]. Default = one slide, or what windows look back at.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .remember(Duration::from_secs(60))
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn remember(mut self, time: Duration) -> Self {
         self.remember = Some(time);
@@ -373,6 +660,24 @@ impl Builder {
 
     /// Bytes of rows between slices, of what a query over a [`Table`](crate::Table) sorts, joins and groups, and of state read from
     /// disk, that are held in memory. Default = 1 GiB.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .memory_limit(64 << 20)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.memory_limit = bytes;
@@ -380,6 +685,24 @@ impl Builder {
     }
 
     /// Lets the state of an operator go that the program no longer has, or has with another type.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .forget_state("counts-of-words")
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn forget_state(mut self, operator: impl Into<String>) -> Self {
         self.forget_states.push(operator.into());
@@ -390,6 +713,23 @@ impl Builder {
     ///
     /// # Errors
     /// Those of `declare`, and `Config` where name, interval or streams do not fit.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::prelude::*;
+    /// # let harness = tidemill::testing::Harness::new(Duration::from_secs(1));
+    /// # let folder = harness.folder().join("checkpoint");
+    /// let context = StreamingContext::builder("numbers", Duration::from_millis(5))
+    ///     .checkpoint(folder)
+    ///     .until_caught_up()
+    ///     .get_or_create(|context| {
+    ///         context.rate_stream(Rate::at_once(10)).count().print(1);
+    ///         Ok(())
+    ///     })?;
+    /// context.start()?;
+    /// assert_eq!(context.await_termination()?.records_in, 10);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn get_or_create(self, declare: impl FnOnce(&StreamingContext) -> Result<()>) -> Result<StreamingContext> {
         let fits = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
         if self.app.is_empty() || self.app.len() > 63 || !self.app.bytes().all(fits) {

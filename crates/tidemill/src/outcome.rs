@@ -8,6 +8,21 @@ use futures::FutureExt;
 use tidemill_engine::error::{Error, Kind, Result};
 
 /// Nothing, or a result whose error stops the batch: it is run again a bounded number of times, then the stream stops.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let numbers = Input::of([["1", "2"]]);
+/// # let run = harness.start(|context| {
+/// numbers.stream(context).foreach_batch(|texts, _batch| -> Result<(), std::num::ParseIntError> {
+///     texts.iter().try_for_each(|text| text.parse::<i32>().map(drop))
+/// });
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub trait IntoOutcome {
     /// The error's text, if it is one.
     ///
@@ -29,6 +44,13 @@ impl<E: Display> IntoOutcome for std::result::Result<(), E> {
 }
 
 /// A value, or an error that stops the batch as that of an [`IntoOutcome`] does.
+///
+/// ```
+/// # use tidemill::testing::batches_of;
+/// let error = batches_of([["one"]], |texts| texts.try_map(|text| text.parse::<i32>())).unwrap_err();
+/// assert_eq!(error.kind(), tidemill::Kind::UserCode);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub trait UserResult<T> {
     /// The value.
     ///

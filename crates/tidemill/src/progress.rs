@@ -9,6 +9,34 @@ const SPARE_OUTPUTS: usize = 10;
 
 /// The batches of a program by how far they are, from the events of a [`StreamingListener`](crate::StreamingListener). It reads no
 /// clock and holds no more than it was told to keep.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// use std::sync::{Arc, Mutex};
+/// use tidemill::{BatchInfo, Progress, StreamingListener};
+///
+/// struct Follow(Arc<Mutex<Progress>>);
+///
+/// impl StreamingListener for Follow {
+///     fn batch_completed(&self, batch: &BatchInfo) {
+///         self.0.lock().unwrap().batch_completed(batch);
+///     }
+/// }
+///
+/// let progress = Arc::new(Mutex::new(Progress::retaining(100)));
+/// # let words = Input::of([["a", "b"]]);
+/// # let run = harness.start(|context| {
+/// context.add_listener(Follow(Arc::clone(&progress)));
+/// # words.stream(context).print(1);
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// run.stop()?;
+/// assert_eq!(progress.lock().unwrap().batches_completed(), 1);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Progress {
     retained_max: usize,

@@ -48,6 +48,16 @@ impl Block {
 }
 
 /// One record: topic, partition, offset, key, value, headers, timestamp. Cheap to clone; keeps its fetched buffer alive.
+///
+/// ```no_run
+/// # use tidemill::prelude::*;
+/// # fn declare(events: DStream<Record>) {
+/// events
+///     .filter(|record| !record.is_tombstone())
+///     .map(|record| (record.topic().to_owned(), record.partition(), record.offset(), record.value().len()))
+///     .print(10);
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Record {
     block: Arc<Block>,

@@ -5,6 +5,23 @@ use std::fmt;
 use tidemill_core::RangePlan;
 
 /// Half-open interval of offsets of one partition.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let words = Input::of([["a", "b"]]);
+/// # let run = harness.start(|context| {
+/// words.stream(context).foreach_batch(|words, batch| {
+///     let records: i64 = batch.ranges.iter().map(|range| range.until - range.from).sum();
+///     assert_eq!(records, 2);
+///     assert_eq!(words.len(), 2);
+/// });
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetRange {
     /// The topic.
@@ -35,6 +52,21 @@ impl fmt::Display for OffsetRange {
 }
 
 /// The batch a callback runs for. The same in every run of the batch, but for `attempt`.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let words = Input::of([["a"]]);
+/// # let run = harness.start(|context| {
+/// words.stream(context).foreach_batch(|_words, batch| {
+///     assert_eq!((batch.batch_id, batch.batch_time_ms, batch.attempt), (1, 1_000, 0));
+/// });
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchContext {
     /// The application's name.
@@ -53,12 +85,42 @@ pub struct BatchContext {
 
 impl BatchContext {
     /// Names the batch's effect in this output: store it with the rows to recognise a second run (X29).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([["a"]]);
+    /// # let (send, sent) = std::sync::mpsc::sync_channel(1);
+    /// # let run = harness.start(|context| {
+    /// words.stream(context).foreach_batch(move |_words, batch| send.send(batch.unique_id()));
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(sent.try_recv(), Ok("harness/output-000/1".to_owned()));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn unique_id(&self) -> String {
         format!("{}/{}/{}", self.app, self.output, self.batch_id)
     }
 }
 
 /// The slice a callback runs for. The same in every run of the batch, but for `attempt`.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let words = Input::of([["a", "b"]]);
+/// # let run = harness.start(|context| {
+/// words.stream(context).foreach_partition(|_words, task| {
+///     assert_eq!(task.partition, i32::try_from(task.slice).ok());
+/// });
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskContext {
     /// The application's name.
@@ -96,6 +158,22 @@ impl TaskContext {
     /// Names the slice's effect in this output: app, output, batch, and `topic/partition/from`, or the slice's number where
     /// an exchange of rows lies between (X29). The same on every machine and in every run, so that storing it with the rows makes
     /// the effect exactly once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let words = Input::of([['a']]);
+    /// # let (send, sent) = std::sync::mpsc::sync_channel(1);
+    /// # let run = harness.start(|context| {
+    /// let one = words.stream(context).repartition(1);
+    /// one.foreach_partition(move |_words, task| send.send(task.unique_id()));
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(sent.try_recv(), Ok("harness/output-000/1/0".to_owned()));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn unique_id(&self) -> String {
         let batch = format!("{}/{}/{}", self.app, self.output, self.batch_id);
         match &self.range {

@@ -239,6 +239,13 @@ impl<T: Data> Slices<T> for Dealt<T> {
 
 impl<T: Data> Batch<T> {
     /// The same values in `slices` slices, dealt out one by one.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| stream.transform(|batch| batch.repartition(3).glom().count()))?;
+    /// assert_eq!(given, [[3]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn repartition(&self, slices: usize) -> Self {
         let dealt = Dealt {
@@ -253,6 +260,15 @@ impl<T: Data> Batch<T> {
 impl<K: Key, V: Data> Batch<(K, V)> {
     /// One combined value per key. `create` begins with a value, `add` adds one, `merge` puts two combined ones together; with
     /// `before_exchange` values are combined in the slices they come from first, so that fewer cross.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 5), ('a', 2)]], |stream| stream.transform(|batch| {
+    ///     batch.combine_by_key(|value| value, |most, value| value.max(most), |a, b| a.max(b), true)
+    /// }))?;
+    /// assert_eq!(given, [[('a', 2), ('b', 5)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn combine_by_key<C: Data>(
         &self,
@@ -286,6 +302,13 @@ impl<K: Key, V: Data> Batch<(K, V)> {
     }
 
     /// One value per key. `f` must be associative and commutative.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 5), ('a', 2)]], |stream| stream.transform(|batch| batch.reduce_by_key(|a, b| a + b)))?;
+    /// assert_eq!(given, [[('a', 3), ('b', 5)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Self {
         self.reduced(self.scope.layout(), f)
@@ -304,6 +327,13 @@ impl<K: Key, V: Data> Batch<(K, V)> {
     }
 
     /// All values of each key.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 5), ('a', 2)]], |stream| stream.transform(|batch| batch.group_by_key()))?;
+    /// assert_eq!(given, [[('a', vec![1, 2]), ('b', vec![5])]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn group_by_key(&self) -> Batch<(K, Vec<V>)> {
         self.grouped(self.scope.layout())
@@ -322,6 +352,13 @@ impl<K: Key, V: Data> Batch<(K, V)> {
     }
 
     /// All values of each key here and in `other`.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 2)]], |stream| stream.transform(|batch| batch.cogroup(&batch.filter(|(key, _)| *key == 'a'))))?;
+    /// assert_eq!(given, [[('a', (vec![1], vec![1])), ('b', (vec![2], vec![]))]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn cogroup<W: Data>(&self, other: &Batch<(K, W)>) -> Batch<(K, BothSides<V, W>)> {
         self.cogrouped(self.scope.layout(), other)
@@ -338,24 +375,52 @@ impl<K: Key, V: Data> Batch<(K, V)> {
 
 impl<K: Key, V: Data + Clone> Batch<(K, V)> {
     /// Each pair of values with the same key.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 2)]], |stream| stream.transform(|batch| batch.join(&batch.filter(|(key, _)| *key == 'a'))))?;
+    /// assert_eq!(given, [[('a', (1, 1))]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (V, W))> {
         self.cogroup(other).inner()
     }
 
     /// Each value with those of the same key in `other`, or alone.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 2)]], |stream| stream.transform(|batch| batch.left_outer_join(&batch.filter(|(key, _)| *key == 'a'))))?;
+    /// assert_eq!(given, [[('a', (1, Some(1))), ('b', (2, None))]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn left_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (V, Option<W>))> {
         self.cogroup(other).left_outer()
     }
 
     /// Each value of `other` with those of the same key here, or alone.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 2)]], |stream| stream.transform(|batch| batch.filter(|(key, _)| *key == 'a').right_outer_join(&batch)))?;
+    /// assert_eq!(given, [[('a', (Some(1), 1)), ('b', (None, 2))]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn right_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, (Option<V>, W))> {
         self.cogroup(other).right_outer()
     }
 
     /// Each value of either side with those of the same key on the other, or alone.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1), ('b', 2)]], |stream| stream.transform(|batch| batch.full_outer_join(&batch.filter(|(key, _)| *key == 'a'))))?;
+    /// assert_eq!(given, [[('a', (Some(1), Some(1))), ('b', (Some(2), None))]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn full_outer_join<W: Data + Clone>(&self, other: &Batch<(K, W)>) -> Batch<(K, EitherSide<V, W>)> {
         self.cogroup(other).full_outer()

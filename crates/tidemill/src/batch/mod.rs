@@ -42,6 +42,15 @@ pub(crate) trait Slices<T>: Send + Sync {
 }
 
 /// The values of a stream in one batch. Lazy: nothing is computed before an output or a state takes it.
+///
+/// ```
+/// # use tidemill::testing::batches_of;
+/// let given = batches_of([[1, 2, 3]], |numbers| {
+///     numbers.transform(|batch: tidemill::Batch<i32>| batch.filter(|number| number % 2 == 1).map(|number| number * 10))
+/// })?;
+/// assert_eq!(given, [[10, 30]]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub struct Batch<T> {
     pub(crate) slices: Arc<dyn Slices<T>>,
     pub(crate) scope: Arc<Scope>,
@@ -74,11 +83,31 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// Batch time in milliseconds since 1970 UTC.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([['a']], |stream| stream.transform(|batch| {
+    ///     let time_ms = batch.time_ms();
+    ///     batch.map(move |letter| (time_ms, letter))
+    /// }))?;
+    /// assert_eq!(given, [[(1_000, 'a')]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn time_ms(&self) -> i64 {
         self.scope.time_ms()
     }
 
     /// The number of slices.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([['a', 'b']], |stream| stream.transform(|batch| {
+    ///     let slices = batch.slice_count();
+    ///     batch.map(move |letter| (slices, letter))
+    /// }))?;
+    /// assert_eq!(given, [[(2, 'a'), (2, 'b')]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn slice_count(&self) -> usize {
         self.slices.count()
     }

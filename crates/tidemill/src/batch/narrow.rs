@@ -129,12 +129,26 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// One value for each value.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| stream.transform(|batch| batch.map(|number| number * 2)))?;
+    /// assert_eq!(given, [[2, 4]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map<U: Send + 'static>(&self, f: impl Fn(T) -> U + Send + Sync + 'static) -> Batch<U> {
         self.each(move |value, out| out(f(value)))
     }
 
     /// One value for each value, or an error that fails the batch.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([["1", "2"]], |stream| stream.transform(|batch| batch.try_map(|text| text.parse::<i32>())))?;
+    /// assert_eq!(given, [[1, 2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn try_map<U: Send + 'static, R: UserResult<U>>(&self, f: impl Fn(T) -> R + Send + Sync + 'static) -> Batch<U> {
         let parent = Arc::clone(&self.slices);
@@ -142,6 +156,13 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// The values for which `keep` is true.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| stream.transform(|batch| batch.filter(|number| number % 2 == 0)))?;
+    /// assert_eq!(given, [[2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         self.each(move |value, out| {
@@ -152,6 +173,13 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// Any number of values for each value.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([["to be"]], |stream| stream.transform(|batch| batch.flat_map(|line| line.split(' '))))?;
+    /// assert_eq!(given, [["be", "to"]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn flat_map<U: Send + 'static, I: IntoIterator<Item = U>>(
         &self,
@@ -161,6 +189,13 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// What `f` makes of all values of each slice.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2, 3, 4]], |stream| stream.transform(|batch| batch.map_partitions(|slice| [slice.sum::<i32>()])))?;
+    /// assert_eq!(given, [[3, 7]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map_partitions<U: Send + 'static, I: IntoIterator<Item = U>>(
         &self,
@@ -171,6 +206,13 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// One list per slice.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| stream.transform(|batch| batch.glom()))?;
+    /// assert_eq!(given, [[vec![1], vec![2]]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn glom(&self) -> Batch<Vec<T>> {
         self.map_partitions(|values| std::iter::once(values.collect()))
@@ -179,6 +221,13 @@ impl<T: Send + 'static> Batch<T> {
 
 impl<K: Send + 'static, V: Send + 'static> Batch<(K, V)> {
     /// The same keys with what `f` makes of their values.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[('a', 1)]], |stream| stream.transform(|batch| batch.map_values(|value| value * 2)))?;
+    /// assert_eq!(given, [[('a', 2)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map_values<U: Send + 'static>(&self, f: impl Fn(V) -> U + Send + Sync + 'static) -> Batch<(K, U)> {
         self.map(move |(key, value)| (key, f(value)))

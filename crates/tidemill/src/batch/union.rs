@@ -48,6 +48,13 @@ impl<T: Send + 'static> Slices<T> for Union<T> {
 
 impl<T: Send + 'static> Batch<T> {
     /// The values of this batch, then those of `other`.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| stream.transform(|batch| batch.union(&batch.map(|number| -number))))?;
+    /// assert_eq!(given, [[-2, -1, 1, 2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::union_of(&[self.clone(), other.clone()])

@@ -133,6 +133,13 @@ impl<T: Clone + Send + Sync + 'static> Slices<T> for Kept<T> {
 
 impl<T: Send + 'static> Batch<T> {
     /// The number of values: one value, also where there are none.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([['a', 'b']], |stream| stream.transform(|batch| batch.count()))?;
+    /// assert_eq!(given, [[2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn count(&self) -> Batch<u64> {
         let gathered = Gathered {
@@ -145,6 +152,13 @@ impl<T: Send + 'static> Batch<T> {
     }
 
     /// One value of all, or none where there are none. `f` must be associative and commutative.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2, 3]], |stream| stream.transform(|batch| batch.reduce(|a, b| a + b)))?;
+    /// assert_eq!(given, [[6]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce(&self, f: impl Fn(T, T) -> T + Send + Sync + 'static) -> Self {
         let f = Arc::new(f);
@@ -166,6 +180,18 @@ impl<T: Send + 'static> Batch<T> {
 
 impl<T: Clone + Send + Sync + 'static> Batch<T> {
     /// The same values, computed once for all who take them within an output and held in memory until the batch ends.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let given = batches_of([[1, 2]], |stream| {
+    ///     stream.transform(|batch| {
+    ///         let squares = batch.map(|number| number * number).cache();
+    ///         squares.union(&squares)
+    ///     })
+    /// })?;
+    /// assert_eq!(given, [[1, 1, 4, 4]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn cache(&self) -> Self {
         let kept = Kept {

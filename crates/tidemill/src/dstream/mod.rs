@@ -35,6 +35,16 @@ pub use transform::IntoBatch;
 pub(crate) type Compute<T> = Arc<dyn Fn(&Arc<Scope>) -> Result<Option<Batch<T>>> + Send + Sync>;
 
 /// A stream of values of one type. Operators take it by value; clone it to use it twice.
+///
+/// ```
+/// # use tidemill::testing::batches_of;
+/// let counts = batches_of([["to be", "not to be"]], |lines| {
+///     let words = lines.flat_map(|line| line.split(' ')).map(|word| (word.to_owned(), 1));
+///     words.reduce_by_key(|a, b| a + b).filter(|(_word, count)| *count > 1)
+/// })?;
+/// assert_eq!(counts, [[("be".to_owned(), 2), ("to".to_owned(), 2)]]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub struct DStream<T> {
     pub(crate) stream: Arc<Stream>,
     pub(crate) graph: Arc<Graph>,
@@ -130,6 +140,16 @@ impl<T: Send + 'static> DStream<T> {
 
     /// Gives the operator before a name that stays the same when the program changes: its state is found by it. Default = its kind
     /// and its number among those of its kind, in construction order.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let counts = batches_of([vec!["a", "b"], vec!["a"]], |words| {
+    ///     let pairs = words.map(|word| (word.to_owned(), 1));
+    ///     pairs.update_state_by_key(|new, old| Some(new.len() + old.unwrap_or(0))).named("counts-of-words")
+    /// })?;
+    /// assert_eq!(counts[1], [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         self.stream.rename(name.into());
@@ -138,6 +158,15 @@ impl<T: Send + 'static> DStream<T> {
 
     /// The checkpoint interval of Spark. Here all state is in the checkpoint after every batch, whatever the interval; what is left of
     /// it is that the stream remembers its batches for twice as long. Must be a multiple of the stream's slide.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let same = batches_of([[1, 2]], |numbers| numbers.checkpoint(Duration::from_secs(10)))?;
+    /// assert_eq!(same, [[1, 2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn checkpoint(self, interval: Duration) -> Self {
         self.stream.checkpoint(&self.graph, interval);
@@ -153,6 +182,13 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// One value for each value.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let doubled = batches_of([vec![1, 2], vec![3]], |numbers| numbers.map(|number| number * 2))?;
+    /// assert_eq!(doubled, [vec![2, 4], vec![6]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map<U: Send + 'static>(self, f: impl Fn(T) -> U + Send + Sync + 'static) -> DStream<U> {
         let f = Arc::new(f);
@@ -164,6 +200,15 @@ impl<T: Send + 'static> DStream<T> {
 
     /// One value for each value, or an error: the batch is run again, three times at most, then the stream stops naming batch,
     /// range and text.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let numbers = batches_of([["1", "2"]], |texts| texts.try_map(|text| text.parse::<i32>()))?;
+    /// assert_eq!(numbers, [[1, 2]]);
+    /// let error = batches_of([["one"]], |texts| texts.try_map(|text| text.parse::<i32>())).unwrap_err();
+    /// assert!(error.chain().contains("invalid digit"));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn try_map<U: Send + 'static, R: UserResult<U> + 'static>(
         self,
@@ -177,6 +222,13 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// The values for which `keep` is true.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let even = batches_of([[1, 2, 3, 4]], |numbers| numbers.filter(|number| number % 2 == 0))?;
+    /// assert_eq!(even, [[2, 4]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn filter(self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         let keep = Arc::new(keep);
@@ -187,6 +239,15 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// Any number of values for each value; an `Option` or a `Vec` will do.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let words = batches_of([["to be", "or not"]], |lines| lines.flat_map(|line| line.split(' ')))?;
+    /// assert_eq!(words, [["be", "not", "or", "to"]]);
+    /// let numbers = batches_of([["1", "one"]], |texts| texts.flat_map(|text| text.parse::<i32>().ok()))?;
+    /// assert_eq!(numbers, [[1]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn flat_map<U: Send + 'static, I: IntoIterator<Item = U> + 'static>(
         self,
@@ -200,6 +261,14 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// What `f` makes of all values of each slice.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// // The harness cuts each list into two slices.
+    /// let sums = batches_of([[1, 2, 3, 4]], |numbers| numbers.map_partitions(|slice| [slice.sum::<i32>()]))?;
+    /// assert_eq!(sums, [[3, 7]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map_partitions<U: Send + 'static, I: IntoIterator<Item = U> + 'static>(
         self,
@@ -213,18 +282,40 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// One list per slice.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// // The harness cuts each list into two slices.
+    /// let slices = batches_of([[1, 2, 3, 4]], |numbers| numbers.glom())?;
+    /// assert_eq!(slices, [[vec![1, 2], vec![3, 4]]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn glom(self) -> DStream<Vec<T>> {
         self.in_slices(Batch::glom)
     }
 
     /// The number of values of each batch: 0 for an empty one.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let counts = batches_of([vec!["a", "b"], vec![]], |words| words.count())?;
+    /// assert_eq!(counts, [[2], [0]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn count(self) -> DStream<u64> {
         self.derived(Batch::count)
     }
 
     /// One value per batch, none for an empty one. `f` must be associative and commutative.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let sums = batches_of([vec![1, 2, 3], vec![]], |numbers| numbers.reduce(|a, b| a + b))?;
+    /// assert_eq!(sums, [vec![6], vec![]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce(self, f: impl Fn(T, T) -> T + Send + Sync + 'static) -> Self {
         let f = Arc::new(f);
@@ -235,12 +326,26 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// Each value with the key that `f` gives it.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let by_length = batches_of([["a", "bcd"]], |words| words.key_by(|word| word.len()))?;
+    /// assert_eq!(by_length, [[(1, "a"), (3, "bcd")]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn key_by<K: Send + 'static>(self, f: impl Fn(&T) -> K + Send + Sync + 'static) -> DStream<(K, T)> {
         self.map(move |value| (f(&value), value))
     }
 
     /// The values of this stream, then those of `other`, batch by batch. Both must have the same slide.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let both = batches_of([[1, 2]], |numbers| numbers.clone().union(numbers.map(|number| number * 10)))?;
+    /// assert_eq!(both, [[1, 2, 10, 20]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         let graph = Arc::clone(&self.graph);
@@ -301,6 +406,13 @@ pub(crate) fn same_slide(graph: &Graph, parents: &[Arc<Stream>]) {
 
 impl<T: Data> DStream<T> {
     /// The same values in `slices` slices.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let slices = batches_of([[1, 2, 3]], |numbers| numbers.repartition(3).glom().count())?;
+    /// assert_eq!(slices, [[3]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn repartition(self, slices: usize) -> Self {
         self.derived(move |batch| batch.repartition(slices))
@@ -309,6 +421,13 @@ impl<T: Data> DStream<T> {
 
 impl<T: Key> DStream<T> {
     /// Each value that there is, with how often.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let counts = batches_of([["a".to_owned(), "b".to_owned(), "a".to_owned()]], |words| words.count_by_value())?;
+    /// assert_eq!(counts, [[("a".to_owned(), 2), ("b".to_owned(), 1)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn count_by_value(self) -> DStream<(T, u64)> {
         self.map(|value| (value, 1u64)).reduce_by_key(|a, b| a + b)
@@ -317,6 +436,16 @@ impl<T: Key> DStream<T> {
 
 impl<T: Clone + Send + Sync + 'static> DStream<T> {
     /// The same values, computed once for all who take them within an output and held in memory until the batch ends.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let both = batches_of([[1, 2]], |numbers| {
+    ///     let squares = numbers.map(|number| number * number).cache();
+    ///     squares.clone().union(squares.map(|square| -square))
+    /// })?;
+    /// assert_eq!(both, [[-4, -1, 1, 4]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn cache(self) -> Self {
         let what = Declaration {
@@ -338,6 +467,16 @@ impl<T: Clone + Send + Sync + 'static> DStream<T> {
     }
 
     /// Another name of [`cache`](Self::cache): there is one level, memory.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let both = batches_of([[1, 2]], |numbers| {
+    ///     let squares = numbers.map(|number| number * number).persist();
+    ///     squares.clone().union(squares.map(|square| -square))
+    /// })?;
+    /// assert_eq!(both, [[-4, -1, 1, 4]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn persist(self) -> Self {
         self.cache()

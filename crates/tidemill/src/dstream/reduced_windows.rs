@@ -205,6 +205,17 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
     /// As [`reduce_by_key_and_window`](Self::reduce_by_key_and_window), but what a batch costs does not depend on the length of
     /// the window: `inverse` takes out what left. Keys stay with what is left of them, for example 0, unless a filter drops them:
     /// see [`reduce_by_key_and_window_with_filter`](Self::reduce_by_key_and_window_with_filter). Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let sums = batches_of([[('a', 1)], [('a', 2)], [('b', 3)], [('b', 4)]], |pairs| {
+    ///     pairs.reduce_by_key_and_window_with_inverse(|a, b| a + b, |a, b| a - b, 2 * SECOND, SECOND)
+    /// })?;
+    /// assert_eq!(sums[2..], [[('a', 2), ('b', 3)], [('a', 0), ('b', 7)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_key_and_window_with_inverse(
         self,
@@ -217,6 +228,18 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
     }
 
     /// The same without the keys and values for which `keep` is false. It must be true while values of a key are in the window.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let sums = batches_of([[('a', 1)], [('b', 2)], [('b', 3)]], |pairs| {
+    ///     let (add, take) = (|a, b| a + b, |a, b| a - b);
+    ///     pairs.reduce_by_key_and_window_with_filter(add, take, 2 * SECOND, SECOND, |_key, sum| *sum > 0)
+    /// })?;
+    /// assert_eq!(sums, [vec![('a', 1)], vec![('a', 1), ('b', 2)], vec![('b', 5)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_key_and_window_with_filter(
         self,
@@ -295,6 +318,17 @@ impl<K: Key, V: Data + Clone> DStream<(K, V)> {
 impl<T: Data + Clone> DStream<T> {
     /// As [`reduce_by_window`](Self::reduce_by_window), but what a batch costs does not depend on the length of the window. Before
     /// the first value there is none; later an empty window gives what is left, for example 0. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let sums = batches_of([[1], [2], [3]], |numbers| {
+    ///     numbers.reduce_by_window_with_inverse(|a, b| a + b, |a, b| a - b, 2 * SECOND, SECOND)
+    /// })?;
+    /// assert_eq!(sums, [[1], [3], [5]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_window_with_inverse(
         self,
@@ -311,6 +345,15 @@ impl<T: Data + Clone> DStream<T> {
 
 impl<T: Send + 'static> DStream<T> {
     /// The number of values in each window: none before the first value ever, 0 for a later window without any. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let counts = batches_of([vec!['a', 'b'], vec!['c'], vec![]], |letters| letters.count_by_window(2 * SECOND, SECOND))?;
+    /// assert_eq!(counts, [[2], [3], [1]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn count_by_window(self, length: Duration, slide: Duration) -> DStream<u64> {
         self.map(|_value| 1u64)
@@ -320,6 +363,15 @@ impl<T: Send + 'static> DStream<T> {
 
 impl<T: Key> DStream<T> {
     /// Each value in a window, with how often it is there. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let counts = batches_of([['a', 'b'], ['a', 'a'], ['c', 'c']], |letters| letters.count_by_value_and_window(2 * SECOND, SECOND))?;
+    /// assert_eq!(counts[2], [('a', 2), ('c', 2)]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn count_by_value_and_window(self, length: Duration, slide: Duration) -> DStream<(T, u64)> {
         self.map(|value| (value, 1u64)).reduce_by_key_and_window_with_filter(

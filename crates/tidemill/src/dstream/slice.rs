@@ -25,6 +25,27 @@ impl<T: Send + 'static> DStream<T> {
     /// # Errors
     /// `Config` where the program has not started, a batch has not come yet or is forgotten, or the stream can't be computed again:
     /// it is made of state or of a [`Queue`](crate::Queue); else those of the sources and of user code.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([vec![1, 2], vec![3]]);
+    /// # let mut kept = None;
+    /// # let run = harness.start_with(|builder| builder.remember(Duration::from_secs(60)), |context| {
+    /// let doubled = input.stream(context).map(|number| number * 2);
+    /// doubled.clone().print(1);
+    /// #     kept = Some(doubled);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// # let doubled = kept.ok_or_else(|| tidemill::Error::new(tidemill::Kind::Bug, "declared"))?;
+    /// // later, on another thread
+    /// let batches = doubled.slice(1_000, 2_000)?;
+    /// assert_eq!(batches[&1_000], [2, 4]);
+    /// assert_eq!(batches[&2_000], [6]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn slice(&self, from_ms: i64, to_ms: i64) -> Result<BTreeMap<i64, Vec<T>>> {
         let refused = |what: String| Error::new(Kind::Config, format!("slice of stream {}: {what}", self.stream.id));
         let Some((zero_ms, newest_ms)) = self.graph.remembered().bounds() else {

@@ -56,16 +56,65 @@ impl<S> State<S> {
     }
 
     /// True where there is a state.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let is_known = state.exists();
+    ///         state.update(0);
+    ///         (*key, value, is_known)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', Some(1), false)], [('a', Some(2), true)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn exists(&self) -> bool {
         self.value.is_some()
     }
 
     /// The state, `None` where there is none.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn get(&self) -> Option<&S> {
         self.value.as_ref()
     }
 
     /// True in the last call for a key, which had no values for longer than the timeout: the state is removed after it.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![], vec![]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         if state.is_timing_out() {
+    ///             return (*key, None);
+    ///         }
+    ///         state.update(0);
+    ///         (*key, value)
+    ///     });
+    ///     pairs.map_with_state(spec.timeout(SECOND)).mapped()
+    /// })?;
+    /// assert_eq!(given, [vec![('a', Some(1))], vec![], vec![('a', None)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn is_timing_out(&self) -> bool {
         self.fate == Fate::TimingOut
     }
@@ -74,6 +123,21 @@ impl<S> State<S> {
     ///
     /// # Panics
     /// Where it was removed in this call, or is timing out; the batch fails.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn update(&mut self, value: S) {
         assert!(self.fate != Fate::Removed, "a state that was removed can't be updated");
         assert!(
@@ -88,6 +152,20 @@ impl<S> State<S> {
     ///
     /// # Panics
     /// Where it was removed in this call already, or is timing out; the batch fails.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         if state.exists() { state.remove() } else { state.update(0) }
+    ///         (*key, value, state.exists())
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', Some(1), true)], [('a', Some(2), false)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn remove(&mut self) {
         assert!(self.fate != Fate::Removed, "a state can be removed once");
         assert!(
@@ -120,11 +198,39 @@ impl<K, V, S, M> std::fmt::Debug for StateSpec<K, V, S, M> {
 
 impl<K: Key, V, S, M> StateSpec<K, V, S, M> {
     /// Calls `f` for each value with its key and the key's state; what it gives is the mapped value.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn function(f: impl Fn(&K, Option<V>, &mut State<S>) -> M + Send + Sync + 'static) -> Self {
         Self::function_with_time(move |_time_ms, key, value, state| Some(f(key, value, state)))
     }
 
     /// The same with batch time, in milliseconds since 1970 UTC, and a mapped value that may be none.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([[('a', 1)], [('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function_with_time(|time_ms, key: &char, value: Option<i32>, _state: &mut State<i32>| {
+    ///         (value? > 1).then_some((time_ms, *key))
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [vec![], vec![(2_000, 'a')]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn function_with_time(
         f: impl Fn(i64, &K, Option<V>, &mut State<S>) -> Option<M> + Send + Sync + 'static,
     ) -> Self {
@@ -136,6 +242,21 @@ impl<K: Key, V, S, M> StateSpec<K, V, S, M> {
     }
 
     /// States to begin with, as if they had been updated in the first batch.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec.initial_state([('a', 10)])).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 11)], [('a', 13)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn initial_state(mut self, states: impl IntoIterator<Item = (K, S)>) -> Self {
         self.initial = states.into_iter().collect();
@@ -144,6 +265,25 @@ impl<K: Key, V, S, M> StateSpec<K, V, S, M> {
 
     /// Removes the state of a key that had no value for longer than this, after one last call without a value. Default = never. The time
     /// may change from start to start; state that was kept without a timeout does not fit a program with one, nor the other way round.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![], vec![]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         if state.is_timing_out() {
+    ///             return (*key, None);
+    ///         }
+    ///         state.update(0);
+    ///         (*key, value)
+    ///     });
+    ///     pairs.map_with_state(spec.timeout(SECOND)).mapped()
+    /// })?;
+    /// assert_eq!(given, [vec![('a', Some(1))], vec![], vec![('a', None)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn timeout(mut self, idle: Duration) -> Self {
         self.timeout_ms = Some(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
@@ -370,6 +510,21 @@ impl<K, V, S, M> std::fmt::Debug for MapWithState<K, V, S, M> {
 
 impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K, V, S, M> {
     /// Gives the operator a name that stays the same when the program changes; see [`DStream::named`].
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).named("sums").mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         self.stream.rename(name.into());
@@ -377,6 +532,23 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
     }
 
     /// The checkpoint interval of Spark; see [`DStream::checkpoint`].
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).checkpoint(10 * SECOND).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn checkpoint(self, interval: Duration) -> Self {
         self.stream.checkpoint(&self.graph, interval);
@@ -384,6 +556,21 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
     }
 
     /// Gives the operator so many slices, 1 to 64; see [`DStream::with_slices`].
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).with_slices(8).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn with_slices(self, slices: usize) -> Self {
         self.stream.deal_into(&self.graph, slices);
@@ -391,6 +578,21 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
     }
 
     /// What each call gave.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn mapped(&self) -> DStream<M> {
         let begin = Arc::clone(&self.begin);
@@ -400,6 +602,21 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
     }
 
     /// All keys with their state, after each batch. Costs all keys.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).state_snapshots()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn state_snapshots(&self) -> DStream<(K, S)> {
         let begin = Arc::clone(&self.begin);
@@ -420,6 +637,21 @@ impl<K: Key, V: Data, S: Data, M: Clone + Send + Sync + 'static> MapWithState<K,
 impl<K: Key, V: Data> DStream<(K, V)> {
     /// A state per key: the function of `spec` is called once per value, with the state of its key. Costs the keys that have values,
     /// not all keys. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use tidemill::{State, StateSpec};
+    /// let given = batches_of([vec![('a', 1)], vec![('a', 2)]], |pairs| {
+    ///     let spec = StateSpec::function(|key: &char, value: Option<i32>, state: &mut State<i32>| {
+    ///         let sum = state.get().unwrap_or(&0) + value.unwrap_or(0);
+    ///         state.update(sum);
+    ///         (*key, sum)
+    ///     });
+    ///     pairs.map_with_state(spec).mapped()
+    /// })?;
+    /// assert_eq!(given, [[('a', 1)], [('a', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn map_with_state<S: Data + Clone, M: Clone + Send + Sync + 'static>(
         self,

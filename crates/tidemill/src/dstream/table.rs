@@ -171,6 +171,15 @@ impl<T: Serialize + Send + 'static> DStream<T> {
 impl Table {
     /// The answers of a query, batch by batch. It is checked where it is declared: a name that it does not know is told with all that
     /// is wrong with the program, before anything runs.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let most = batches_of([[("a", 3), ("b", 5)]], |clicks| {
+    ///     clicks.to_table("clicks", "ad VARCHAR, cost BIGINT").sql::<i64>("SELECT max(cost) FROM clicks")
+    /// })?;
+    /// assert_eq!(most, [[5]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn sql<R: DeserializeOwned + Send + 'static>(self, query: impl Into<String>) -> DStream<R> {
         asked(vec![self], Query::Sql(query.into()))

@@ -11,6 +11,18 @@ use crate::outcome::guarded_call;
 use crate::scope::Scope;
 
 /// What a closure over batches gives back.
+///
+/// ```
+/// # use tidemill::testing::batches_of;
+/// let given = batches_of([[1, 2]], |numbers| {
+///     numbers.transform(|batch| match batch.time_ms() {
+///         0 => Err("no time"),
+///         _ => Ok(batch.map(|number| number * 2)),
+///     })
+/// })?;
+/// assert_eq!(given, [[2, 4]]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 pub trait IntoBatch<T> {
     /// The batch.
     ///
@@ -34,6 +46,18 @@ impl<T, E: std::fmt::Display> IntoBatch<T> for std::result::Result<Batch<T>, E> 
 impl<T: Send + 'static> DStream<T> {
     /// What `f` makes of each batch. It runs once per batch and output, before any value is there, and may use
     /// [`Batch::time_ms`].
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let stamped = batches_of([['a'], ['b']], |letters| {
+    ///     letters.transform(|batch| {
+    ///         let time_ms = batch.time_ms();
+    ///         batch.map(move |letter| (time_ms, letter))
+    ///     })
+    /// })?;
+    /// assert_eq!(stamped, [[(1_000, 'a')], [(2_000, 'b')]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn transform<U: Send + 'static, B: IntoBatch<U>>(
         self,
@@ -57,6 +81,16 @@ impl<T: Send + 'static> DStream<T> {
     }
 
     /// What `f` makes of each batch here and of that of `other` at the same time.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let both = batches_of([[1, 2]], |numbers| {
+    ///     let tens = numbers.clone().map(|number| number * 10);
+    ///     numbers.transform_with(tens, |numbers, tens| numbers.union(&tens))
+    /// })?;
+    /// assert_eq!(both, [[1, 2, 10, 20]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn transform_with<W: Send + 'static, U: Send + 'static, B: IntoBatch<U>>(
         self,

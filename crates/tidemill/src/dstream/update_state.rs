@@ -129,6 +129,15 @@ impl<K: Key, V: Data> DStream<(K, V)> {
     /// A state per key: `update` is called for every key in every batch, with the batch's values of the key, of which there may be
     /// none, and the state before; `None` removes the key. Gives all keys with their state. Costs all keys in every batch:
     /// [`map_with_state`](Self::map_with_state) costs those that have values. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let counts = batches_of([vec![('a', 1), ('b', 5)], vec![('a', 2)]], |pairs| {
+    ///     pairs.update_state_by_key(|new: Vec<i32>, old: Option<i32>| Some(new.iter().sum::<i32>() + old.unwrap_or(0)))
+    /// })?;
+    /// assert_eq!(counts, [[('a', 1), ('b', 5)], [('a', 3), ('b', 5)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn update_state_by_key<S: Data + Clone>(
         self,
@@ -140,6 +149,17 @@ impl<K: Key, V: Data> DStream<(K, V)> {
 
     /// The same with batch time (milliseconds since 1970 UTC) and key, beginning with `initial`, whose keys are called for even
     /// without values.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// let counts = batches_of([[('a', 1)]], |pairs| {
+    ///     pairs.update_state_by_key_from([('a', 10), ('b', 20)], |_time_ms, _key, new: Vec<i32>, old| {
+    ///         Some(new.iter().sum::<i32>() + old.unwrap_or(0))
+    ///     })
+    /// })?;
+    /// assert_eq!(counts, [[('a', 11), ('b', 20)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn update_state_by_key_from<S: Data + Clone>(
         self,

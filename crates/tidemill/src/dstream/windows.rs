@@ -201,6 +201,15 @@ impl Iterator for InOrder {
 impl<T: Data> DStream<T> {
     /// All values of the batches in `(time − length, time]`, every `slide`. Both must be multiples of this stream's slide; the first
     /// windows are partial, and with `slide` above `length` values are left out. Needs a checkpoint.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let windows = batches_of([[1], [2], [3]], |numbers| numbers.window(2 * SECOND, SECOND))?;
+    /// assert_eq!(windows, [vec![1], vec![1, 2], vec![2, 3]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn window(self, length: Duration, slide: Duration) -> Self {
         let parent_ms = self.stream.slide_ms;
@@ -248,6 +257,15 @@ impl<T: Data> DStream<T> {
     }
 
     /// One value of each window, none for an empty one. `f` must be associative and commutative.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let sums = batches_of([[1], [2], [3]], |numbers| numbers.reduce_by_window(|a, b| a + b, 2 * SECOND, SECOND))?;
+    /// assert_eq!(sums, [[1], [3], [5]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_window(
         self,
@@ -266,6 +284,17 @@ impl<T: Data> DStream<T> {
 impl<K: Key, V: Data> DStream<(K, V)> {
     /// One value per key and window. Each batch is reduced first, then the batches of a window. `f` must be associative and
     /// commutative.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let sums = batches_of([[('a', 1)], [('a', 2)], [('b', 3)]], |pairs| {
+    ///     pairs.reduce_by_key_and_window(|a, b| a + b, 2 * SECOND, SECOND)
+    /// })?;
+    /// assert_eq!(sums, [vec![('a', 1)], vec![('a', 3)], vec![('a', 2), ('b', 3)]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn reduce_by_key_and_window(
         self,
@@ -281,6 +310,15 @@ impl<K: Key, V: Data> DStream<(K, V)> {
     }
 
     /// All values of each key in a window.
+    ///
+    /// ```
+    /// # use tidemill::testing::batches_of;
+    /// # use std::time::Duration;
+    /// # const SECOND: Duration = Duration::from_secs(1);
+    /// let groups = batches_of([[('a', 1)], [('a', 2)]], |pairs| pairs.group_by_key_and_window(2 * SECOND, SECOND))?;
+    /// assert_eq!(groups, [[('a', vec![1])], [('a', vec![1, 2])]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn group_by_key_and_window(self, length: Duration, slide: Duration) -> DStream<(K, Vec<V>)> {
         let together = |mut values: Vec<V>, more: Vec<V>| {

@@ -13,6 +13,20 @@ use crate::shown::short_duration;
 const PERCENTS: [usize; 7] = [0, 5, 25, 50, 75, 95, 100];
 
 /// Logs the spread of total delay and processing time over the last batches, after each.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let words = Input::of([["a"]]);
+/// # let run = harness.start(|context| {
+/// context.add_listener(tidemill::StatsReportListener::over(10));
+/// words.stream(context).print(1);
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct StatsReportListener {
     batches_max: usize,
@@ -22,6 +36,20 @@ pub struct StatsReportListener {
 
 impl StatsReportListener {
     /// Over so many batches, one at least.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let words = Input::of([["a"]]);
+    /// # let run = harness.start(|context| {
+    /// context.add_listener(tidemill::StatsReportListener::over(1));
+    /// words.stream(context).print(1);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn over(batches: usize) -> Self {
         Self {
             batches_max: batches.max(1),

@@ -25,6 +25,22 @@ pub struct Files {
 
 impl Files {
     /// Parquet files, compressed with Snappy, in this folder. A relative one is looked for in the working directory.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").json();
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
@@ -35,6 +51,22 @@ impl Files {
     }
 
     /// The columns, as a pipeline file declares them: `"ad_id VARCHAR, views BIGINT NOT NULL"`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").json();
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn columns(mut self, columns: impl Into<String>) -> Self {
         self.columns = columns.into();
@@ -42,6 +74,22 @@ impl Files {
     }
 
     /// One JSON object per line instead of Parquet.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").json();
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn json(mut self) -> Self {
         self.encoding = Encoding::Json;
@@ -49,6 +97,22 @@ impl Files {
     }
 
     /// CSV with a line of names instead of Parquet.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").csv();
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn csv(mut self) -> Self {
         self.encoding = Encoding::Csv;
@@ -56,6 +120,22 @@ impl Files {
     }
 
     /// Parquet compressed in another way.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").parquet(tidemill::ParquetCompression::Zstd);
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn parquet(mut self, compression: Compression) -> Self {
         self.encoding = Encoding::Parquet(compression);
@@ -64,6 +144,22 @@ impl Files {
 
     /// Files in folders `column=value/…` by the values of these columns, which are left out of the files. Default = all in one
     /// folder.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let counts = Input::of([[("a", 1)]]);
+    /// let folder = harness.folder().join("counts");
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::Files::new(&folder).columns("word VARCHAR, count BIGINT").partition_by(["word"]);
+    /// counts.stream(context).to_files(files);
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(folder.join("_tidemill").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn partition_by<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
         self.partition_by = Some(columns.into_iter().map(Into::into).collect());

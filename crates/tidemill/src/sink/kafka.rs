@@ -23,6 +23,12 @@ pub struct KafkaTopic {
 
 impl KafkaTopic {
     /// JSON objects without keys in this topic of these bootstrap brokers, `host:port` separated by commas.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT");
+    /// ```
     pub fn new(brokers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             config: KafkaSinkConfig::new(brokers, topic),
@@ -31,6 +37,12 @@ impl KafkaTopic {
     }
 
     /// The columns, as a pipeline file declares them: `"ad_id VARCHAR, views BIGINT NOT NULL"`.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT");
+    /// ```
     #[must_use]
     pub fn columns(mut self, columns: impl Into<String>) -> Self {
         self.columns = columns.into();
@@ -38,6 +50,12 @@ impl KafkaTopic {
     }
 
     /// The VARCHAR or BINARY column that becomes the key, and chooses the partition as a Java client would. Default = no key.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT").key("word");
+    /// ```
     #[must_use]
     pub fn key(mut self, column: impl Into<String>) -> Self {
         self.config.key = Some(column.into());
@@ -45,6 +63,12 @@ impl KafkaTopic {
     }
 
     /// Avro's binary encoding of all columns instead of JSON.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT").avro();
+    /// ```
     #[must_use]
     pub fn avro(mut self) -> Self {
         self.config.format = ValueFormat::Avro;
@@ -52,6 +76,12 @@ impl KafkaTopic {
     }
 
     /// The bytes of the one VARCHAR or BINARY column named `value` instead of JSON; NULL gives a tombstone.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("value BINARY").raw();
+    /// ```
     #[must_use]
     pub fn raw(mut self) -> Self {
         self.config.format = ValueFormat::Raw;
@@ -59,6 +89,12 @@ impl KafkaTopic {
     }
 
     /// How batches are compressed. Default = LZ4.
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT").compression(tidemill::KafkaCompression::Zstd);
+    /// ```
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
         self.config.compression = compression;
@@ -66,6 +102,12 @@ impl KafkaTopic {
     }
 
     /// A property of the client, by librdkafka's name or Java's: `security.protocol`, `ssl.ca.location`, …
+    ///
+    /// ```
+    /// use tidemill::KafkaTopic;
+    ///
+    /// let sink = KafkaTopic::new("localhost:9092", "counts").columns("word VARCHAR, count BIGINT").property("linger.ms", "50");
+    /// ```
     #[must_use]
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.config.properties.insert(name.into(), value.into());

@@ -26,6 +26,12 @@ pub struct PostgresTable {
 impl PostgresTable {
     /// The table, `table` or `schema.table` as it is written, of the database at `url`:
     /// `postgres://user:password@host:port/database`, with libpq's `sslmode` and `sslrootcert`.
+    ///
+    /// ```
+    /// use tidemill::PostgresTable;
+    ///
+    /// let sink = PostgresTable::new("postgres://localhost/shop", "counts").columns("word VARCHAR NOT NULL, count BIGINT");
+    /// ```
     pub fn new(url: impl Into<String>, table: impl Into<String>) -> Self {
         Self {
             config: PostgresConfig {
@@ -40,6 +46,12 @@ impl PostgresTable {
     }
 
     /// The columns, as a pipeline file declares them: `"ad_id VARCHAR, views BIGINT NOT NULL"`.
+    ///
+    /// ```
+    /// use tidemill::PostgresTable;
+    ///
+    /// let sink = PostgresTable::new("postgres://localhost/shop", "counts").columns("word VARCHAR NOT NULL, count BIGINT");
+    /// ```
     #[must_use]
     pub fn columns(mut self, columns: impl Into<String>) -> Self {
         self.columns = columns.into();
@@ -47,6 +59,12 @@ impl PostgresTable {
     }
 
     /// A row takes the place of the one with the same values in these columns. Default = rows are appended.
+    ///
+    /// ```
+    /// use tidemill::PostgresTable;
+    ///
+    /// let sink = PostgresTable::new("postgres://localhost/shop", "counts").columns("word VARCHAR NOT NULL, count BIGINT").upsert(["word"]);
+    /// ```
     #[must_use]
     pub fn upsert<C: Into<String>>(mut self, key: impl IntoIterator<Item = C>) -> Self {
         self.upserts = true;
@@ -55,6 +73,12 @@ impl PostgresTable {
     }
 
     /// Makes the table where it is missing.
+    ///
+    /// ```
+    /// use tidemill::PostgresTable;
+    ///
+    /// let sink = PostgresTable::new("postgres://localhost/shop", "counts").columns("word VARCHAR NOT NULL, count BIGINT").create_table();
+    /// ```
     #[must_use]
     pub fn create_table(mut self) -> Self {
         self.config.create_table = true;

@@ -10,6 +10,23 @@ use super::Opens;
 use super::memory::{MemorySource, Reach};
 
 /// Lists of values for [`StreamingContext::queue_stream`](crate::StreamingContext::queue_stream). Clone it to fill it from elsewhere.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// let queue = tidemill::Queue::default();
+/// # let kept = Output::default();
+/// # let run = harness.start(|context| {
+/// context.queue_stream(&queue).foreach_batch(kept.keep());
+/// // from any thread, while the program runs
+/// queue.push([1, 2]);
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// assert_eq!(kept.at(1_000), [1, 2]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Queue<T>(Arc<Mutex<Lists<T>>>);
 
@@ -42,6 +59,23 @@ struct Lists<T> {
 
 impl<T> Queue<T> {
     /// A queue that gives all lists that wait to the next batch, not one to each.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let queue = tidemill::Queue::all_at_once();
+    /// # let kept = Output::default();
+    /// queue.push([1, 2]);
+    /// queue.push([3]);
+    /// # let run = harness.start(|context| {
+    /// context.queue_stream(&queue).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [1, 2, 3]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn all_at_once() -> Self {
         let queue = Self::default();
         queue.lock().one_at_a_time = false;
@@ -49,6 +83,22 @@ impl<T> Queue<T> {
     }
 
     /// Puts a list in.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let queue = tidemill::Queue::default();
+    /// # let kept = Output::default();
+    /// queue.push([1, 2]);
+    /// # let run = harness.start(|context| {
+    /// context.queue_stream(&queue).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [1, 2]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn push(&self, values: impl IntoIterator<Item = T>) {
         self.lock().waiting.push_back(values.into_iter().collect());
     }

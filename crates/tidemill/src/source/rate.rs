@@ -10,6 +10,20 @@ use super::Opens;
 use super::memory::{MemorySource, Reach};
 
 /// How many numbers come for [`StreamingContext::rate_stream`](crate::StreamingContext::rate_stream).
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// # let kept = Output::default();
+/// # let run = harness.start(|context| {
+/// context.rate_stream(tidemill::Rate::per_second(2)).foreach_batch(kept.keep());
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// assert_eq!(kept.at(1_000), [0, 1]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     per_second: u64,
@@ -19,6 +33,21 @@ pub struct Rate {
 
 impl Rate {
     /// So many numbers per second, from the start of the process on. A program that goes on from a checkpoint counts on where it was.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let rate = tidemill::Rate::per_second(2);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// context.rate_stream(rate).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [[0, 1]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn per_second(numbers: u64) -> Self {
         Self {
             per_second: numbers,
@@ -28,6 +57,21 @@ impl Rate {
     }
 
     /// The numbers below `total`, all there from the beginning.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let rate = tidemill::Rate::at_once(3);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// context.rate_stream(rate).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(0).concat().len() + kept.at(1_000).concat().len(), 3);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn at_once(total: u64) -> Self {
         Self {
             per_second: 0,
@@ -37,6 +81,21 @@ impl Rate {
     }
 
     /// Deals the numbers out over so many slices. Default = 1.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let rate = tidemill::Rate::per_second(4).in_slices(2);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// context.rate_stream(rate).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [[0, 2], [1, 3]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn in_slices(mut self, slices: u32) -> Self {
         self.slices = u64::from(slices.max(1));

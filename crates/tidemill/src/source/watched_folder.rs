@@ -28,6 +28,22 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 type Accepts = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// A folder that files come into, for [`StreamingContext::file_stream`](crate::StreamingContext::file_stream).
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tidemill::testing::{Harness, Input, Output};
+/// # let harness = Harness::new(Duration::from_secs(1));
+/// # let kept = Output::default();
+/// std::fs::write(harness.folder().join("words.txt"), "a\n").unwrap();
+/// # let run = harness.start(|context| {
+/// let files = tidemill::WatchedFolder::at(harness.folder()).with_old().accepting(|name| name.ends_with(".txt"));
+/// context.file_stream(files).foreach_batch(kept.keep());
+/// #     Ok(())
+/// # })?;
+/// # run.batches(1)?;
+/// assert_eq!(kept.at(1_000), ["a"]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct WatchedFolder {
     folder: PathBuf,
@@ -46,6 +62,22 @@ impl std::fmt::Debug for WatchedFolder {
 
 impl WatchedFolder {
     /// Files that come into `folder` after the first start; names that begin with a dot are left out.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let kept = Output::default();
+    /// std::fs::write(harness.folder().join("words.txt"), "a\n").unwrap();
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::WatchedFolder::at(harness.folder()).with_old().accepting(|name| name == "words.txt");
+    /// context.file_stream(files).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn at(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
@@ -55,6 +87,22 @@ impl WatchedFolder {
     }
 
     /// Reads the files too that are there on the first start.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let kept = Output::default();
+    /// std::fs::write(harness.folder().join("words.txt"), "a\n").unwrap();
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::WatchedFolder::at(harness.folder()).accepting(|name| name == "words.txt").with_old();
+    /// context.file_stream(files).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn with_old(mut self) -> Self {
         self.with_old = true;
@@ -62,6 +110,22 @@ impl WatchedFolder {
     }
 
     /// Reads the files whose name is accepted, instead of those whose name begins with no dot.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let kept = Output::default();
+    /// std::fs::write(harness.folder().join("words.txt"), "a\n").unwrap();
+    /// # let run = harness.start(|context| {
+    /// let files = tidemill::WatchedFolder::at(harness.folder()).with_old().accepting(|name| name.ends_with(".txt"));
+    /// context.file_stream(files).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     #[must_use]
     pub fn accepting(mut self, name: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.accepts = Arc::new(name);

@@ -64,6 +64,13 @@ impl Harness {
     ///
     /// # Panics
     /// Where no temporary folder can be made.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// let harness = Harness::new(Duration::from_secs(1));
+    /// assert_eq!(harness.now_ms(), 0);
+    /// ```
     pub fn new(interval: Duration) -> Self {
         let temporary = tempfile::tempdir().expect("a temporary folder can be made");
         Self {
@@ -86,21 +93,66 @@ impl Harness {
     }
 
     /// The folder of the checkpoint.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert!(harness.checkpoint().join("app.json").exists());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn checkpoint(&self) -> PathBuf {
         self.folder.join("checkpoint")
     }
 
     /// A folder for whatever a test needs; removed with the harness.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let words = harness.folder().join("words.txt");
+    /// std::fs::write(&words, "a b")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The time in milliseconds.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// run.batches(2)?;
+    /// assert_eq!(harness.now_ms(), 2_000);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
     }
 
     /// Lets time pass while nothing runs.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// harness.pass(Duration::from_secs(5));
+    /// assert_eq!(harness.now_ms(), 5_000);
+    /// ```
     pub fn pass(&self, time: Duration) {
         self.clock.move_to(self.now_ms() + millis(time));
     }
@@ -109,6 +161,28 @@ impl Harness {
     ///
     /// # Errors
     /// Those of `declare` and of the start.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// let run = harness.start(|context| {
+    ///     words.stream(context).foreach_batch(kept.keep());
+    ///     Ok(())
+    /// })?;
+    /// run.batches(1)?;
+    /// run.kill();
+    /// # let again = Output::default();
+    /// // The same program, gone on with: the first batch is not run again.
+    /// let run = harness.start(|context| {
+    ///     words.stream(context).foreach_batch(again.keep());
+    ///     Ok(())
+    /// })?;
+    /// run.batches(1)?;
+    /// assert_eq!(again.batches(), [["b"]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn start(&self, declare: impl FnOnce(&StreamingContext) -> Result<()>) -> Result<Run<'_>> {
         self.start_with(|builder| builder, declare)
     }
@@ -117,6 +191,20 @@ impl Harness {
     ///
     /// # Errors
     /// As [`start`](Self::start).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// let run = harness.start_with(|builder| builder.memory_limit(1 << 20), |context| {
+    ///     words.stream(context).foreach_batch(kept.keep());
+    ///     Ok(())
+    /// })?;
+    /// run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn start_with(
         &self,
         settings: impl FnOnce(Builder) -> Builder,
@@ -149,6 +237,20 @@ fn millis(time: Duration) -> i64 {
 
 impl Run<'_> {
     /// The program's context.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # use tidemill::ContextState;
+    /// assert_eq!(run.context().state(), ContextState::Active);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn context(&self) -> &StreamingContext {
         &self.context
     }
@@ -157,6 +259,20 @@ impl Run<'_> {
     ///
     /// # Errors
     /// What ended the program, if it did not end well.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// run.batches(2)?;
+    /// assert_eq!(kept.batches(), [["a"], ["b"]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn batches(&self, count: u32) -> Result<()> {
         for _ in 0..count {
             let interval = millis(self.harness.interval);
@@ -168,6 +284,20 @@ impl Run<'_> {
     }
 
     /// Batches that ended since the start, failed ones among them.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// run.batches(2)?;
+    /// assert_eq!(run.completed(), 2);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn completed(&self) -> u64 {
         self.heard.completed.load(Ordering::SeqCst)
     }
@@ -195,6 +325,20 @@ impl Run<'_> {
     }
 
     /// Ends the program between two batches as SIGKILL would: nothing more is written.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// run.batches(1)?;
+    /// run.kill();
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn kill(self) {
         self.context.kill();
     }
@@ -203,6 +347,21 @@ impl Run<'_> {
     ///
     /// # Errors
     /// What ended it, if it did not end well.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let (words, kept) = (Input::of([["a"], ["b"]]), Output::default());
+    /// # let run = harness.start(|context| {
+    /// #     words.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// run.batches(2)?;
+    /// let summary = run.stop()?;
+    /// assert_eq!(summary.records_in, 2);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn stop(self) -> Result<Summary> {
         self.context.stop()?;
         self.context.await_termination()

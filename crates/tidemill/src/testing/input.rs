@@ -37,16 +37,61 @@ impl<T> Clone for Input<T> {
 
 impl<T: Clone + Send + Sync + 'static> Input<T> {
     /// A list per batch.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let input = Input::of([vec![1, 2], vec![3]]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// #     input.stream(context).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.all(), std::collections::BTreeMap::from([(1_000, vec![vec![1], vec![2]]), (2_000, vec![vec![3]])]));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn of<L: IntoIterator<Item = T>>(lists: impl IntoIterator<Item = L>) -> Self {
         Self::with_gaps(lists.into_iter().map(Some))
     }
 
     /// A list per batch; where there is none, the stream has no batch at that time, not even an empty one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let input = Input::with_gaps([Some(vec![1, 2]), None]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// #     input.stream(context).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.all(), std::collections::BTreeMap::from([(1_000, vec![vec![1], vec![2]])]));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn with_gaps<L: IntoIterator<Item = T>>(lists: impl IntoIterator<Item = Option<L>>) -> Self {
         Self::cut(lists, SLICES)
     }
 
     /// The same, each list cut into so many slices. Default = 2.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let input = Input::cut([Some(vec![1, 2, 3])], 3);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// #     input.stream(context).glom().foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.all(), std::collections::BTreeMap::from([(1_000, vec![vec![1], vec![2], vec![3]])]));
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn cut<L: IntoIterator<Item = T>>(lists: impl IntoIterator<Item = Option<L>>, slices: usize) -> Self {
         let lists: Vec<Option<Vec<T>>> = lists
             .into_iter()
@@ -70,6 +115,21 @@ impl<T: Clone + Send + Sync + 'static> Input<T> {
     }
 
     /// The lists as a stream of the program.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// let input = Input::of([["a", "b"]]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), ["a", "b"]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn stream(&self, context: &StreamingContext) -> DStream<T> {
         let opens = InputOpens {
             input: self.clone(),

@@ -24,10 +24,12 @@
 mod clock;
 mod harness;
 mod input;
+mod operator;
 mod output;
 #[cfg(all(test, feature = "fault-injection"))]
 pub(crate) mod process;
 
 pub use harness::{Harness, Run};
 pub use input::Input;
+pub use operator::batches_of;
 pub use output::Output;

@@ -33,6 +33,21 @@ impl<T> Default for Output<T> {
 
 impl<T: Ord> Output<T> {
     /// Keeps the values of each batch in order: that in which they come is nobody's promise where keys were brought together.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([[3, 1, 2]]);
+    /// let kept = Output::sorted();
+    /// # let run = harness.start(|context| {
+    /// input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [1, 2, 3]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn sorted() -> Self {
         Self {
             batches: Arc::default(),
@@ -43,6 +58,21 @@ impl<T: Ord> Output<T> {
 
 impl<T: Clone + Send + 'static> Output<T> {
     /// A callback that keeps what it is called with. A batch that runs again takes the place of its first run.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([[3, 1, 2]]);
+    /// let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(1)?;
+    /// assert_eq!(kept.at(1_000), [3, 1, 2]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn keep(&self) -> impl Fn(Vec<T>, &BatchContext) + Send + Sync + use<T> {
         let (batches, arrange) = (Arc::clone(&self.batches), self.arrange);
         move |mut values, batch| {
@@ -53,16 +83,62 @@ impl<T: Clone + Send + 'static> Output<T> {
     }
 
     /// The values of each batch that was kept, by batch time in milliseconds.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([[1], [2]]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// # input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.all()[&2_000], [2]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn all(&self) -> BTreeMap<i64, Vec<T>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The values of each batch that was kept, the oldest first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([[1], [2]]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// # input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.batches(), [[1], [2]]);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn batches(&self) -> Vec<Vec<T>> {
         self.all().into_values().collect()
     }
 
     /// The values of the batch at a time, in milliseconds; empty where there was none.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill::testing::{Harness, Input, Output};
+    /// # let harness = Harness::new(Duration::from_secs(1));
+    /// # let input = Input::of([[1], [2]]);
+    /// # let kept = Output::default();
+    /// # let run = harness.start(|context| {
+    /// # input.stream(context).foreach_batch(kept.keep());
+    /// #     Ok(())
+    /// # })?;
+    /// # run.batches(2)?;
+    /// assert_eq!(kept.at(1_000), [1]);
+    /// assert!(kept.at(7_000).is_empty());
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
     pub fn at(&self, time_ms: i64) -> Vec<T> {
         self.all().remove(&time_ms).unwrap_or_default()
     }
