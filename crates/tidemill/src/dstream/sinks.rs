@@ -14,8 +14,8 @@ use crate::sink::PostgresTable;
 use crate::sink::{SinkSettings, Written, checked};
 
 /// A value becomes a row by serde: a struct or a map gives the columns by name, a tuple by place. A field that no column is declared
-/// for, text where a number belongs, a number beyond its type or nothing where the column is NOT NULL stops the stream naming the
-/// column; numbers give timestamps in the column's unit, and of a float in an integer column the fraction is cut off. The ledger
+/// for, text where a number belongs, a number beyond its type, a fraction in a column of whole numbers or nothing where the column is NOT NULL stops the stream naming the
+/// column; numbers give timestamps in the column's unit. The ledger
 /// lies with the rows: after a crash a batch is not written again where it was committed.
 impl<T: Serialize + Send + 'static> DStream<T> {
     /// Writes the values of each batch into files, exactly once for readers that go by the manifests.

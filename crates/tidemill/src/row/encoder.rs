@@ -9,6 +9,7 @@ use arrow::json::{ReaderBuilder, StructMode};
 use serde::Serialize;
 use tidemill_engine::error::{Error, Kind, Result};
 
+use super::fraction::refuse_fractions;
 use crate::batch::Batch;
 use crate::outcome::guarded_call;
 use crate::output::Handed;
@@ -54,6 +55,7 @@ impl RowEncoder {
             .map_err(unfit)?;
         let mut rows = Vec::new();
         for values in values.chunks(ROWS_MAX) {
+            refuse_fractions(values, &self.schema)?;
             decoder.serialize(values).map_err(unfit)?;
             if let Some(decoded) = decoder.flush().map_err(unfit)? {
                 rows.push(self.declared(&decoded)?);
@@ -180,6 +182,50 @@ mod tests {
         assert_eq!(error.kind(), Kind::UserCode);
         let text = error.chain();
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+
+    #[test]
+    fn a_fraction_is_not_cut_off() {
+        refused(
+            "ad VARCHAR, views BIGINT",
+            ("a", 1.5),
+            &["column views BIGINT", "1.5 is no whole number"],
+        );
+        refused(
+            "ad VARCHAR, views INT UNSIGNED",
+            ("a", Some(0.5f32)),
+            &["column views INT UNSIGNED", "0.5"],
+        );
+        refused(
+            "ad VARCHAR, at TIMESTAMP(3)",
+            ("a", 1.25),
+            &["column at TIMESTAMP(3)", "1.25"],
+        );
+        refused("day DATE", (f64::NAN,), &["column day DATE", "NaN"]);
+        refused("views BIGINT", [1.5], &["column views", "1.5"]);
+        refused("views BIGINT", vec![1e-30], &["column views"]);
+        refused(
+            "ad VARCHAR, views BIGINT",
+            std::collections::BTreeMap::from([("views", 2.5)]),
+            &["column views", "2.5"],
+        );
+        #[derive(Serialize)]
+        struct Views(f64);
+        #[derive(Serialize)]
+        struct Ad {
+            rate: f64,
+            views: Views,
+        }
+        let ad = |views| Ad {
+            rate: 0.5,
+            views: Views(views),
+        };
+        refused("views BIGINT, rate DOUBLE", ad(2.5), &["column views", "2.5"]);
+        assert_eq!(rows("views BIGINT, rate DOUBLE", &[ad(2.0)]).unwrap(), "| 2 | 0.5 |");
+        assert_eq!(
+            rows("rate DOUBLE, price DECIMAL(5, 2)", &[(0.5, 1.25)]).unwrap(),
+            "| 0.5 | 1.25 |"
+        );
     }
 
     #[test]
