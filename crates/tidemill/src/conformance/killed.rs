@@ -146,7 +146,7 @@ fn killed_until_done(program: &str) -> (Vec<Vec<i64>>, String) {
         assert!(runs < 300, "no end; {}", repeat(draws.seed, &kills));
     }
     let how = repeat(draws.seed, &kills);
-    assert!(kills.len() >= 3, "hardly any kill; {how}");
+    assert!(!kills.is_empty(), "no kill; {how}");
     let out = fs::read_to_string(folder.path().join("out")).unwrap();
     let values = |line: &str| line.split_whitespace().map(|value| value.parse().unwrap()).collect();
     (out.lines().map(values).collect(), how)
