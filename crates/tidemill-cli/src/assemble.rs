@@ -220,12 +220,14 @@ fn dead_letter_sink(source: &SourceSettings) -> Option<SinkSettings> {
 
 /// An upserting sink has no way yet to delete the row of a group that a query gave before and leaves out now (X21).
 fn upserts_all_groups(sink: &SinkSettings, template: Template) -> Result<Template> {
-    if !sink.kind.upserts() || !template.may_leave_groups_out() {
+    let key = sink.kind.upsert_key();
+    if key.is_empty() || !template.may_leave_groups_out(key) {
         return Ok(template);
     }
     let text = format!(
-        "sinks.{}: mode = \"upsert\" takes a running query as it is: the row of a group that a HAVING, WHERE, LIMIT or join leaves out \
-         later on would stay in the table. Leave that to those who read the table, or append",
+        "sinks.{}: mode = \"upsert\" takes a running query as it is: the row of a group that a window, HAVING, WHERE, LIMIT or join \
+         leaves out later on would stay in the table. Take batch_time() into the key, append, or leave it to those who read the \
+         table",
         sink.name
     );
     Err(Error::new(Kind::Config, text))
@@ -341,6 +343,9 @@ fn computed(settings: &Settings) -> String {
             Scope::Batch => {}
             Scope::Running(Emit::Changed) => text.push_str("running\n"),
             Scope::Running(Emit::All) => text.push_str("running, all\n"),
+            Scope::Windowed(window) => {
+                text.push_str(&format!("window {} {}\n", window.length_ms, window.slide_ms));
+            }
         }
     }
     text

@@ -317,6 +317,11 @@ pub fn batch_time(now_ms: i64, last_ms: Option<i64>) -> i64 {
     }
 }
 
+/// When the first window that is not over at `time_ms` ends: at a multiple of `slide_ms`, counted from 1970 UTC, after it.
+pub fn window_end_after(time_ms: i64, slide_ms: i64) -> i64 {
+    (time_ms - time_ms.rem_euclid(slide_ms)).saturating_add(slide_ms)
+}
+
 /// The new moving average of bytes per record: an eighth of the weight to the last batch, more to the first.
 pub fn record_bytes(average: Option<u64>, bytes: u64, records: u64) -> Option<u64> {
     if records == 0 {
@@ -504,6 +509,12 @@ mod tests {
         assert_eq!(batch_time(100, Some(100)), 101);
         assert_eq!(batch_time(50, Some(100)), 101);
         assert_eq!(batch_time(200, Some(100)), 200);
+    }
+
+    #[test]
+    fn a_window_that_ends_with_a_batch_is_over() {
+        let ends = [-1, 0, 59, 60, 61].map(|time| window_end_after(time, 60));
+        assert_eq!(ends, [0, 60, 60, 120, 120]);
     }
 
     #[test]

@@ -37,6 +37,12 @@ pub trait Job: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The operators with windows, by id: milliseconds from the end of one window to the end of the next. What such an operator
+    /// keeps is what its next window has so far.
+    fn slides(&self) -> BTreeMap<String, i64> {
+        BTreeMap::new()
+    }
+
     /// The job for one batch, over the state that the batch before left.
     ///
     /// # Errors

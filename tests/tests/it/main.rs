@@ -49,3 +49,4 @@ mod two_readers;
 mod typed;
 mod types;
 mod ways_out;
+mod windows;

@@ -12,15 +12,15 @@ use tidemill_tests::target::{Target, with_database};
 
 use crate::sheet::{files, head, sink, source, topic};
 
-const COLUMNS: &str = "k VARCHAR, n BIGINT";
-const RECORDS: i64 = 1200;
+pub(crate) const COLUMNS: &str = "k VARCHAR, n BIGINT";
+pub(crate) const RECORDS: i64 = 1200;
 /// Four batches.
-const PER_BATCH: &str = "max_rate_per_partition = 1000";
+pub(crate) const PER_BATCH: &str = "max_rate_per_partition = 1000";
 const TOTALS: &str = "SELECT k, count(*) AS c, sum(n) AS s, CAST(round(1000 * avg(n)) AS BIGINT) AS mean, min(n) AS low, max(n) AS high, CAST(batch_id() AS BIGINT) \
      AS batch FROM events WHERE n % 10 <> 3 GROUP BY k";
 
 /// Numbers of 30 keys in three partitions: a batch has not all keys, a key is in several partitions.
-fn numbered(from: i64, until: i64) -> Vec<Record> {
+pub(crate) fn numbered(from: i64, until: i64) -> Vec<Record> {
     let one = |n: i64| {
         let key = key_of(n);
         Record::of(i32::try_from(n % 3).unwrap(), format!(r#"{{"k":"k{key}","n":{n}}}"#))
@@ -34,7 +34,7 @@ fn key_of(n: i64) -> i64 {
 
 /// What is counted of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Total {
+pub(crate) struct Total {
     count: i64,
     sum: i64,
     /// Times 1000.
@@ -43,7 +43,7 @@ struct Total {
     high: i64,
 }
 
-fn recounted(numbers: impl Iterator<Item = i64>) -> BTreeMap<String, Total> {
+pub(crate) fn recounted(numbers: impl Iterator<Item = i64>) -> BTreeMap<String, Total> {
     let mut of_key: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for n in numbers.filter(|n| n % 10 != 3) {
         of_key.entry(format!("k{}", key_of(n))).or_default().push(n);
@@ -58,7 +58,7 @@ fn recounted(numbers: impl Iterator<Item = i64>) -> BTreeMap<String, Total> {
     of_key.into_iter().map(|(key, numbers)| (key, total(numbers))).collect()
 }
 
-fn total(row: &Value) -> Total {
+pub(crate) fn total(row: &Value) -> Total {
     let number = |name: &str| row[name].as_i64().unwrap_or_else(|| panic!("no {name} in {row}"));
     Total {
         count: number("c"),
@@ -69,7 +69,7 @@ fn total(row: &Value) -> Total {
     }
 }
 
-fn key(row: &Value) -> String {
+pub(crate) fn key(row: &Value) -> String {
     row["k"].as_str().unwrap().to_owned()
 }
 

@@ -224,11 +224,7 @@ impl<'d, 'i> Section<'d, 'i> {
             Some(found) => found,
         };
         let Some(text) = value.as_str() else {
-            if later.contains(&"{…}") && value.is_table() {
-                self.doc.problem(line, self.at(key), "this form is not in this version");
-            } else {
-                self.wrong_type(key, line, &format!("one of {}", now.join(", ")), value);
-            }
+            self.wrong_type(key, line, &format!("one of {}", now.join(", ")), value);
             return default;
         };
         if let Some(found) = now.iter().find(|known| **known == text) {

@@ -4,6 +4,7 @@ mod document;
 pub(crate) mod place;
 mod problem;
 pub(crate) mod properties;
+pub(crate) mod query;
 pub(crate) mod secret;
 pub(crate) mod sink;
 pub(crate) mod source;
@@ -15,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemill_core::rate::{PidEstimator, PidSettings};
-use tidemill_engine::sql::running::{Emit, Scope};
 use toml::de::DeTable;
 
 use document::{Document, Section};
 use place::Place;
 pub(crate) use problem::{Problem, Problems};
+use query::QuerySettings;
 use sink::{From, SinkSettings};
 use source::SourceSettings;
 use table::TableSettings;
@@ -52,19 +53,6 @@ pub(crate) struct Settings {
     pub queries: Vec<QuerySettings>,
     /// Sinks in the order of the file.
     pub sinks: Vec<SinkSettings>,
-}
-
-/// One query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct QuerySettings {
-    /// The table's name.
-    pub name: String,
-    /// Its line in the file.
-    pub line: usize,
-    /// The text.
-    pub sql: String,
-    /// What its aggregates range over.
-    pub scope: Scope,
 }
 
 impl Settings {
@@ -156,7 +144,7 @@ fn read(
     let queries: Vec<QuerySettings> = top
         .named("queries")
         .into_iter()
-        .filter_map(|(name, section)| query(&name, section))
+        .filter_map(|(name, section)| query::read(&name, section, interval))
         .collect();
     let sinks: Vec<SinkSettings> = top
         .named("sinks")
@@ -217,26 +205,6 @@ fn rate(top: &Section<'_, '_>, interval: Duration) -> Option<PidSettings> {
     }
     rate.finish();
     on.then_some(pid)
-}
-
-fn query(name: &str, section: Section<'_, '_>) -> Option<QuerySettings> {
-    let sql = section.required("sql", "\"SELECT …\"");
-    let is_running = section.one_of("scope", &["batch", "running"], &["{…}"], "batch") == "running";
-    if !is_running && section.has("emit") {
-        section.wrong("emit", "belongs to scope = \"running\"");
-    }
-    let emit = match section.one_of("emit", &["changed", "all"], &[], "changed") {
-        "all" => Emit::All,
-        _ => Emit::Changed,
-    };
-    let line = section.line;
-    section.finish();
-    Some(QuerySettings {
-        name: name.to_owned(),
-        line,
-        sql: sql?,
-        scope: if is_running { Scope::Running(emit) } else { Scope::Batch },
-    })
 }
 
 /// Names of tables are told apart, and every `from` names one that streams.

@@ -81,9 +81,12 @@ pub(crate) enum SinkKind {
 }
 
 impl SinkKind {
-    /// True where a row takes the place of the one with its key.
-    pub(crate) fn upserts(&self) -> bool {
-        matches!(self, Self::Postgres { key, .. } if !key.is_empty())
+    /// The columns of the key whose row a row takes the place of; none: rows are appended.
+    pub(crate) fn upsert_key(&self) -> &[String] {
+        match self {
+            Self::Postgres { key, .. } => key,
+            Self::Console { .. } | Self::File { .. } | Self::Kafka { .. } => &[],
+        }
     }
 }
 

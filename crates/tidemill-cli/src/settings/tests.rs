@@ -2,6 +2,7 @@ use std::path::Path;
 
 use tidemill_core::rate::PidSettings;
 use tidemill_core::start::StartPolicy;
+use tidemill_engine::sql::running::{Emit, Scope, Window};
 
 use super::place::Bucket;
 use super::secret::Secret;
@@ -73,7 +74,7 @@ fn a_checkpoint_may_be_in_a_bucket() {
 }
 
 #[test]
-fn aggregates_range_over_the_batch_or_the_stream() {
+fn aggregates_range_over_the_batch_a_window_or_the_stream() {
     let of = |scope: &str| {
         let settings = parse(&SAMPLE.replace("scope = \"batch\"\n", scope)).expect(scope);
         settings.queries[0].scope
@@ -82,6 +83,13 @@ fn aggregates_range_over_the_batch_or_the_stream() {
     assert_eq!(of("scope = \"batch\"\n"), Scope::Batch);
     assert_eq!(of("scope = \"running\"\n"), Scope::Running(Emit::Changed));
     assert_eq!(of("scope = \"running\"\nemit = \"all\"\n"), Scope::Running(Emit::All));
+    let window = Scope::Windowed(Window {
+        length_ms: 300_000,
+        slide_ms: 60_000,
+    });
+    let text = "scope = { window = \"5m\", slide = \"1m\" }\n";
+    assert_eq!(of(text), window);
+    assert_eq!(of(&format!("{text}emit = \"all\"\n")), window);
 }
 
 #[test]
@@ -321,8 +329,43 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "scope = \"batch\"",
-        "scope = { window = \"5m\", slide = \"1m\" }",
-        "queries.views.scope: this form is not in this version",
+        "scope = { window = \"5m\", slide = \"1500ms\" }",
+        "queries.views.scope.slide: must be a multiple of the interval, 1000ms: \"1000ms\" or \"2000ms\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"500ms\", slide = \"1s\" }",
+        "queries.views.scope.window: must be a multiple of the interval, 1000ms: \"1000ms\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"0s\", slide = \"1s\" }",
+        "queries.views.scope.window: must be a multiple of the interval, 1000ms: \"1000ms\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"5m\" }",
+        "queries.views.scope.slide: is missing; for example slide = \"1m\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"5m\", slide = 60 }",
+        "queries.views.scope.slide: expected a text, found integer",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"5m\", slide = \"1m\", size = 3 }",
+        "queries.views.scope.size: unknown key; ",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"5m\", slide = \"1m\" }\nemit = \"changed\"",
+        "queries.views.emit: a window gives all its groups, emit = \"all\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = 5",
+        "queries.views.scope: expected one of batch, running, found integer",
     ),
     (
         "scope = \"batch\"",

@@ -20,6 +20,7 @@ mod settle;
 mod states;
 mod ticks;
 mod turns;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -245,12 +246,14 @@ impl Driver {
                 self.settle(running).await?;
                 continue;
             };
-            let nothing = next.ranges.is_empty() && !running.must_be_logged;
+            let time_ms = self.next_time(running.last.plan.batch_time_ms);
+            let window_end = self.window_end(running, time_ms).await?;
+            let nothing = next.ranges.is_empty() && !running.must_be_logged && window_end.is_none();
             if nothing && self.settings.until_caught_up {
                 return Ok(());
             }
             if !nothing || running.yields_without_input {
-                self.one_batch(running, next).await?;
+                self.one_batch(running, next, window_end.unwrap_or(time_ms)).await?;
                 self.report_progress(total, self.lag_of(&running.positions, targets.as_ref()));
                 looked = self.clock.elapsed();
                 continue;
@@ -305,14 +308,14 @@ impl Driver {
         lag
     }
 
-    async fn one_batch(&mut self, running: &mut Running, next: NextRanges) -> Result<()> {
+    async fn one_batch(&mut self, running: &mut Running, next: NextRanges, batch_time_ms: i64) -> Result<()> {
         let plan = BatchPlan {
             app: self.settings.app.clone(),
             app_uuid: running.claim.app_uuid.clone(),
             epoch: running.claim.epoch,
             incarnation: running.claim.incarnation.clone(),
             batch_id: running.last.plan.batch_id + 1,
-            batch_time_ms: self.next_time(running.last.plan.batch_time_ms),
+            batch_time_ms,
             seed: rand::random(),
             reduce_slices: self.settings.reduce_slices,
             before: running.positions.clone(),

@@ -70,7 +70,7 @@ pub(super) fn into_commit_order(outputs: &mut [Output]) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TickPolicy {
     /// At multiples of the interval, the first one at once; ticks that are overdue become one batch, and a batch without data is
-    /// left out where no row can come of it. The time is the clock's.
+    /// left out where no row can come of it. The time is the clock's, but that of its end where a window comes to its end.
     Merged,
     /// Every multiple of the interval is a batch of that time, with or without data, down time included.
     Every,

@@ -127,6 +127,14 @@ impl States {
         self.operators.iter().map(reader).collect()
     }
 
+    /// True where an operator holds nothing before the batch in hand.
+    pub(super) fn is_empty(&self, operator: &str) -> Result<bool> {
+        match &self.store {
+            Some(store) => store.reader(operator)?.is_empty(),
+            None => Ok(true),
+        }
+    }
+
     /// Makes the changes durable and notes their versions in `decided`: where there are any, and no other output of the
     /// batch has decided the operator's version.
     pub(super) async fn stage(

@@ -84,6 +84,12 @@ pub fn functions(cell: &Arc<BatchCell>) -> Vec<ScalarUDF> {
     ]
 }
 
+/// True for a function that has another answer in each batch.
+pub(super) fn tells_batches_apart(function: &ScalarUDF) -> bool {
+    let of_batch = function.inner().downcast_ref::<BatchFunction>();
+    of_batch.is_some_and(|function| matches!(function.what, What::Time | What::Now | What::Id))
+}
+
 impl ScalarUDFImpl for BatchFunction {
     fn name(&self) -> &str {
         self.name

@@ -1,14 +1,18 @@
 //! A query planned once; per batch only its ranges change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
@@ -16,7 +20,7 @@ use tidemill_core::plan::{BatchPlan, RangePlan};
 
 use super::dead_letters;
 use super::from_engine::from_engine;
-use super::functions::BatchCell;
+use super::functions::{BatchCell, tells_batches_apart};
 use super::provider::{DeadLetters, QueriedTable};
 use super::read::ReadRangesExec;
 use super::reference::ReferenceTable;
@@ -45,6 +49,19 @@ const ROW_KEEPING: &[&str] = &[
     "CooperativeExec",
     "RepartitionExec",
     "CoalescePartitionsExec",
+];
+
+/// Operators that keep every column in its place.
+const COLUMN_KEEPING: &[&str] = &[
+    "CoalesceBatchesExec",
+    "CooperativeExec",
+    "RepartitionExec",
+    "CoalescePartitionsExec",
+    "SortExec",
+    "SortExec(TopK)",
+    "SortPreservingMergeExec",
+    "GlobalLimitExec",
+    "LocalLimitExec",
 ];
 
 /// A named query; it is a table for later queries and outputs.
@@ -81,13 +98,16 @@ pub struct Template {
     cell: Arc<BatchCell>,
     sources: Vec<String>,
     operators: Vec<OperatorSpec>,
+    slides: BTreeMap<String, i64>,
     ordered: bool,
 }
 
 /// A template with the ranges of one batch.
 #[derive(Debug)]
 pub struct QueryRun {
-    plan: Arc<dyn ExecutionPlan>,
+    /// Gone when the run is finished: operators keep the tasks that they started, and what those still read, as long as the plan is
+    /// there. A leaf lock, held to take or copy it.
+    plan: Mutex<Option<Arc<dyn ExecutionPlan>>>,
     context: Arc<TaskContext>,
     scans: Vec<Arc<ScanRun>>,
     noted: Vec<Arc<Noted>>,
@@ -111,10 +131,10 @@ impl Template {
             let frame = frame(&session, catalog, &what, &query.sql).await?;
             let table: Arc<dyn TableProvider> = match query.scope {
                 Scope::Batch => frame.into_view(),
-                Scope::Running(emit) => {
+                scope @ (Scope::Running(_) | Scope::Windowed(_)) => {
                     let text = text_of(catalog, query);
                     Arc::new(RunningTable::new(
-                        running::lower(frame, &query.name, &text, emit).await?,
+                        running::lower(frame, &query.name, &text, scope).await?,
                     ))
                 }
             };
@@ -129,16 +149,19 @@ impl Template {
             .map_err(|error| refused(&what, error))?;
         let mut sources = Vec::new();
         let mut operators: Vec<OperatorSpec> = Vec::new();
+        let mut slides = BTreeMap::new();
         plan.apply(|node| {
             if let Some(read) = node.downcast_ref::<ReadRangesExec>()
                 && !sources.contains(&read.source().to_owned())
             {
                 sources.push(read.source().to_owned());
             }
-            if let Some(operator) = node.downcast_ref::<StateExec>().and_then(StateExec::changes)
+            if let Some(state) = node.downcast_ref::<StateExec>()
+                && let Some(operator) = state.changes()
                 && !operators.contains(operator)
             {
                 operators.push(operator.clone());
+                slides.extend(state.window().map(|window| (operator.id.clone(), window.slide_ms)));
             }
             Ok(TreeNodeRecursion::Continue)
         })
@@ -150,6 +173,7 @@ impl Template {
             cell,
             sources,
             operators,
+            slides,
             ordered,
         })
     }
@@ -174,10 +198,12 @@ impl Template {
         columns
     }
 
-    /// True where a group of a running query may be given in one batch and be left out in a later one, though it has changed: by
-    /// a HAVING, a LIMIT, a join. An upserting sink would keep its last row (X21).
-    pub fn may_leave_groups_out(&self) -> bool {
-        !self.operators.is_empty() && !keeps_groups(&self.plan)
+    /// True where a group may be given in one batch and be left out in a later one, though it has changed: by a window, a HAVING, a
+    /// LIMIT, a join. A sink that upserts by `key` would keep its last row (X21), unless the key tells the rows of batches apart.
+    pub fn may_leave_groups_out(&self, key: &[String]) -> bool {
+        let schema = self.plan.schema();
+        let is_of_batch = |name: &String| schema.index_of(name).is_ok_and(|at| is_of_batch(&self.plan, at));
+        !self.operators.is_empty() && !keeps_groups(&self.plan) && !key.iter().any(is_of_batch)
     }
 
     /// The plan with the ranges of a batch; `batch_time()` and its kin answer for that batch from here on.
@@ -206,7 +232,7 @@ impl Template {
                     return Ok(Transformed::yes(read));
                 }
                 if let Some(state) = node.downcast_ref::<StateExec>() {
-                    let (state, notes) = state.for_batch(before);
+                    let (state, notes) = state.for_batch(time_ms, before);
                     noted.extend(notes);
                     return Ok(Transformed::yes(state));
                 }
@@ -215,7 +241,7 @@ impl Template {
             .map_err(bug)?
             .data;
         Ok(QueryRun {
-            plan,
+            plan: Mutex::new(Some(plan)),
             context: Arc::clone(&self.context),
             scans,
             noted,
@@ -237,6 +263,10 @@ impl Job for Template {
         self.operators.clone()
     }
 
+    fn slides(&self) -> BTreeMap<String, i64> {
+        self.slides.clone()
+    }
+
     fn for_batch(&self, plan: &BatchPlan, before: &StateReaders) -> Result<Arc<dyn BatchRun>> {
         Ok(Arc::new(self.run_after(plan, before)?))
     }
@@ -244,7 +274,7 @@ impl Job for Template {
     async fn yields_without_input(&self) -> Result<bool> {
         let run = self.with_ranges(0, 0, &[], &StateReaders::new())?;
         let failed = |error| Error::with_source(Kind::Config, "the query fails on an empty batch", error);
-        let rows: Vec<_> = execute_stream(run.plan, run.context)
+        let rows: Vec<_> = execute_stream(run.plan(), run.context)
             .map_err(failed)?
             .try_collect()
             .await
@@ -310,6 +340,26 @@ fn keeps_groups(plan: &Arc<dyn ExecutionPlan>) -> bool {
     }
 }
 
+/// True where column `at` is another value in each batch: `batch_time()` and its kin, as the query calls them.
+fn is_of_batch(plan: &Arc<dyn ExecutionPlan>, at: usize) -> bool {
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let expr = &projection.expr()[at].expr;
+        if let Some(column) = expr.downcast_ref::<Column>() {
+            return is_of_batch(projection.input(), column.index());
+        }
+        let called = expr.downcast_ref::<ScalarFunctionExpr>();
+        return called.is_some_and(|called| tells_batches_apart(called.fun()));
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        let below = filter.projection().as_ref().map_or(at, |columns| columns[at]);
+        return is_of_batch(filter.input(), below);
+    }
+    match plan.children().as_slice() {
+        [below] if COLUMN_KEEPING.contains(&plan.name()) => is_of_batch(below, at),
+        _ => false,
+    }
+}
+
 fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if !ORDER_KEEPING.contains(&plan.name()) {
         return false;
@@ -323,25 +373,33 @@ fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
         .is_some_and(|child| plan.children().len() == 1 && keeps_order(child))
 }
 
+impl QueryRun {
+    fn plan(&self) -> Arc<dyn ExecutionPlan> {
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(plan.as_ref().expect("a finished run is not executed"))
+    }
+}
+
 #[async_trait]
 impl BatchRun for QueryRun {
     fn slices(&self) -> usize {
-        self.plan.output_partitioning().partition_count()
+        self.plan().output_partitioning().partition_count()
     }
 
     fn exchanges(&self) -> bool {
-        !keeps_order(&self.plan)
+        !keeps_order(&self.plan())
     }
 
     fn execute(&self, slice: usize) -> Result<SliceRows> {
         let rows = self
-            .plan
+            .plan()
             .execute(slice, Arc::clone(&self.context))
             .map_err(from_engine)?;
         Ok(rows.map_err(from_engine).boxed())
     }
 
     async fn finish(&self) -> Result<Finished> {
+        drop(self.plan.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut changes = BTreeMap::new();
         for noted in &self.noted {
             // A query that is read twice changes the same twice.

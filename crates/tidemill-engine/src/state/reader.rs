@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug, Formatter};
 
+use super::BUCKETS;
 use super::cache::{View, ViewRange};
 use crate::error::Result;
 
@@ -24,6 +25,15 @@ impl StateReader {
     /// Where the cache can't be read.
     pub fn get(&self, bucket: u16, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.view.get(bucket, key)
+    }
+
+    /// True where it holds nothing.
+    ///
+    /// # Errors
+    /// Where the cache can't be read.
+    pub fn is_empty(&self) -> Result<bool> {
+        let mut firsts = (0..BUCKETS).filter_map(|bucket| self.range(bucket, &[], None).next());
+        firsts.next().transpose().map(|first| first.is_none())
     }
 
     /// Entries of a bucket with `from <= key < until`, in key order; `None` = to the end.

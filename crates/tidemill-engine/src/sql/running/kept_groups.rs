@@ -5,16 +5,19 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{DataFusionError, Result as DfResult};
 
+use super::reach::{PANE_BYTES, Reach};
 use super::row_bytes::RowBytes;
+use super::window::Window;
 use crate::error::Error;
 use crate::state::{OperatorSpec, StateReader, bucket_of};
 
-/// The rows of a partial aggregate, the group's columns first, and how they are kept: the group is the key, the partial
-/// aggregates are the value.
+/// The rows of a partial aggregate, the group's columns first, and how they are kept: the group is the key, behind its pane
+/// where there is a window; the partial aggregates are the value.
 #[derive(Debug)]
 pub(super) struct KeptGroups {
     pub(super) operator: OperatorSpec,
     pub(super) schema: SchemaRef,
+    pub(super) window: Option<Window>,
     keys: RowBytes,
     values: RowBytes,
     group_columns: usize,
@@ -28,19 +31,20 @@ pub(super) struct Group {
 }
 
 impl KeptGroups {
-    pub(super) fn new(operator: OperatorSpec, schema: SchemaRef, group_columns: usize) -> Self {
+    pub(super) fn new(operator: OperatorSpec, schema: SchemaRef, group_columns: usize, window: Option<Window>) -> Self {
         let (groups, states) = schema.fields().split_at(group_columns);
         Self {
             operator,
             keys: RowBytes::new(groups),
             values: RowBytes::new(states),
             schema,
+            window,
             group_columns,
         }
     }
 
-    /// The group of each row.
-    pub(super) fn groups(&self, rows: &RecordBatch) -> DfResult<Vec<Group>> {
+    /// The group of each row, as a batch of this reach keeps it.
+    pub(super) fn groups(&self, rows: &RecordBatch, reach: &Reach) -> DfResult<Vec<Group>> {
         // The two zeros are one group; which of them stands in a row is chance.
         let columns: Vec<ArrayRef> = rows.columns()[..self.group_columns]
             .iter()
@@ -49,7 +53,7 @@ impl KeptGroups {
         let keys = self.keys.encode(&columns, rows.num_rows())?;
         let group = |key: Vec<u8>| Group {
             bucket: bucket_of(hash(&key)),
-            key,
+            key: [reach.pane.as_slice(), &key].concat(),
         };
         Ok(keys.into_iter().map(group).collect())
     }
@@ -63,7 +67,9 @@ impl KeptGroups {
 
     /// Kept entries as rows.
     pub(super) fn rows(&self, entries: &[(Vec<u8>, Vec<u8>)]) -> DfResult<RecordBatch> {
-        let mut columns = self.keys.decode(entries.iter().map(|(key, _)| key.as_slice()))?;
+        let pane_bytes = if self.window.is_some() { PANE_BYTES } else { 0 };
+        let groups = entries.iter().map(|(key, _)| key.get(pane_bytes..).unwrap_or_default());
+        let mut columns = self.keys.decode(groups)?;
         columns.extend(self.values.decode(entries.iter().map(|(_, value)| value.as_slice()))?);
         Ok(RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)?)
     }
@@ -104,13 +110,13 @@ mod tests {
             kind: "running-aggregate".to_owned(),
             shape: String::new(),
         };
-        let kept = KeptGroups::new(operator, Arc::clone(&schema), 1);
+        let kept = KeptGroups::new(operator, Arc::clone(&schema), 1, None);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Float64Array::from(vec![Some(0.0), Some(-0.0), Some(1.5), None])),
             Arc::new(Int64Array::from(vec![1, 2, 3, 4])),
         ];
         let rows = RecordBatch::try_new(schema, columns).expect("rows");
-        let groups = kept.groups(&rows).expect("groups");
+        let groups = kept.groups(&rows, &Reach::of(None, 0)).expect("groups");
         assert_eq!(groups[0], groups[1]);
         let places: Vec<u16> = groups.iter().map(|group| group.bucket).collect();
         assert_eq!(places, [52, 52, 10, 53], "every later version must find them there");

@@ -1,4 +1,4 @@
-//! The physical plan of a running query.
+//! The physical plan of a query that ranges over more than the batch.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
-use super::Emit;
 use super::kept_groups::KeptGroups;
 use super::outermost::outermost;
 use super::row_bytes::type_name;
 use super::state_exec::{Role, StateExec};
 use super::table::expand;
+use super::{Emit, Scope};
 use crate::checkpoint::record::hash;
 use crate::error::{Error, Kind, Result};
 use crate::state::OperatorSpec;
@@ -38,9 +38,13 @@ pub(in crate::sql) struct RunningQuery {
 ///
 /// # Errors
 /// `Config` where its outermost step is no GROUP BY, or an aggregate of it can't be kept.
-pub(in crate::sql) async fn lower(frame: DataFrame, name: &str, text: &str, emit: Emit) -> Result<RunningQuery> {
+pub(in crate::sql) async fn lower(frame: DataFrame, name: &str, text: &str, scope: Scope) -> Result<RunningQuery> {
     let what = format!("queries.{name}");
-    let refused = |why: String| Error::new(Kind::Config, format!("{what}: scope = \"running\": {why}"));
+    let (key, kind) = match scope {
+        Scope::Windowed(_) => ("scope = { window = … }", "windowed-aggregate"),
+        Scope::Batch | Scope::Running(_) => ("scope = \"running\"", "running-aggregate"),
+    };
+    let refused = |why: String| Error::new(Kind::Config, format!("{what}: {key}: {why}"));
     outermost(frame.logical_plan()).map_err(refused)?;
     let slices = frame.task_ctx().session_config().target_partitions();
     let planned = |error| Error::with_source(Kind::Config, what.clone(), error);
@@ -54,10 +58,10 @@ pub(in crate::sql) async fn lower(frame: DataFrame, name: &str, text: &str, emit
         .ok_or_else(|| Error::new(Kind::Bug, format!("{what}: an aggregate without its first half")))?;
     let operator = OperatorSpec {
         id: operator_id(name),
-        kind: "running-aggregate".to_owned(),
-        shape: shape(&partial, text).map_err(planned)?,
+        kind: kind.to_owned(),
+        shape: shape(&partial, text, scope).map_err(planned)?,
     };
-    let merged = merged(&partial, operator, emit, slices).map_err(planned)?;
+    let merged = merged(&partial, operator, scope, slices).map_err(planned)?;
     let plan = in_place_of_aggregate(&plan, &merged)
         .and_then(expand)
         .map_err(planned)?;
@@ -114,16 +118,22 @@ fn first_half(plan: &Arc<dyn ExecutionPlan>) -> Option<&AggregateExec> {
     }
 }
 
-/// The plan that is drawn in the module's documentation.
+/// The plans that are drawn in the module's documentation.
 fn merged(
     partial: &AggregateExec,
     operator: OperatorSpec,
-    emit: Emit,
+    scope: Scope,
     slices: usize,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
     let group_columns = partial.group_expr().num_group_exprs();
-    let groups = Arc::new(KeptGroups::new(operator, partial.schema(), group_columns));
-    let state = |role, input| Arc::new(StateExec::template(role, Arc::clone(&groups), input));
+    let groups = Arc::new(KeptGroups::new(
+        operator,
+        partial.schema(),
+        group_columns,
+        scope.window(),
+    ));
+    let state =
+        |role, input| -> Arc<dyn ExecutionPlan> { Arc::new(StateExec::template(role, Arc::clone(&groups), input)) };
     let by_group = partial.group_expr().as_final();
     let half = |mode, input| -> DfResult<Arc<dyn ExecutionPlan>> {
         let aggregates = partial.aggr_expr().to_vec();
@@ -139,19 +149,21 @@ fn merged(
         )?;
         Ok(Arc::new(half))
     };
+    let brought_together = |input| -> DfResult<Arc<dyn ExecutionPlan>> {
+        let by_hash = Partitioning::Hash(by_group.input_exprs(), slices);
+        Ok(Arc::new(RepartitionExec::try_new(input, by_hash)?))
+    };
     let mut plan: Arc<dyn ExecutionPlan> = Arc::new(partial.clone());
-    if emit == Emit::All {
-        plan = state(Role::AddAll, plan);
+    if scope == Scope::Running(Emit::All) {
+        plan = brought_together(state(Role::AddAll, plan))?;
+    } else {
+        plan = state(Role::AddTouched, brought_together(plan)?);
     }
-    plan = Arc::new(RepartitionExec::try_new(
-        plan,
-        Partitioning::Hash(by_group.input_exprs(), slices),
-    )?);
-    if emit == Emit::Changed {
-        plan = state(Role::AddTouched, plan);
+    plan = state(Role::Note, half(AggregateMode::PartialReduce, plan)?);
+    if scope.window().is_some() {
+        plan = brought_together(state(Role::AddAll, plan))?;
     }
-    plan = half(AggregateMode::PartialReduce, plan)?;
-    half(AggregateMode::FinalPartitioned, state(Role::Note, plan))
+    half(AggregateMode::FinalPartitioned, plan)
 }
 
 /// Fails, in words, where an aggregate can't take over what another run of it has left.
@@ -186,9 +198,9 @@ fn operator_id(name: &str) -> String {
     format!("query-{fitting}-{}", &hash(name.as_bytes())[..SHORT])
 }
 
-/// What is kept: types of the groups, the aggregates with the types of what they take and leave, and which text they come of. A
-/// count over other records is another count.
-fn shape(partial: &AggregateExec, text: &str) -> DfResult<String> {
+/// What is kept: types of the groups, the aggregates with the types of what they take and leave, the window, and which text they
+/// come of. A count over other records is another count.
+fn shape(partial: &AggregateExec, text: &str, scope: Scope) -> DfResult<String> {
     let input = partial.input_schema();
     let groups: Vec<String> = partial.schema().fields()[..partial.group_expr().num_group_exprs()]
         .iter()
@@ -207,6 +219,12 @@ fn shape(partial: &AggregateExec, text: &str) -> DfResult<String> {
             aggregate.fun().name(),
             takes.collect::<DfResult<Vec<_>>>()?.join(", "),
             leaves.join(", ")
+        ));
+    }
+    if let Some(window) = scope.window() {
+        parts.push(format!(
+            "window of {} ms every {} ms",
+            window.length_ms, window.slide_ms
         ));
     }
     let words: Vec<&str> = text.split_whitespace().collect();

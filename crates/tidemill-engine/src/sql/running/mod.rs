@@ -1,4 +1,5 @@
-//! Queries whose aggregates range over the whole stream: `scope = "running"`.
+//! Queries whose aggregates range over more than the batch: `scope = "running"` over the whole stream,
+//! `scope = { window = …, slide = … }` over the last while.
 //!
 //! The query is planned by itself, and its outermost aggregate is taken apart:
 //!
@@ -12,6 +13,19 @@
 //!             AggregateExec: Partial   of the batch
 //! ```
 //!
+//! Over a window a group is kept once per pane ([`Window`]), and the last halves are apart:
+//!
+//! ```text
+//! AggregateExec: FinalPartitioned      values of the merged groups
+//!   RepartitionExec: Hash              by group
+//!     StateExec: AddAll                where a window ends, all that is kept of it; else nothing passes
+//!       StateExec: Note                what becomes of each group of the pane
+//!         AggregateExec: PartialReduce
+//!           StateExec: AddTouched      what is kept in the pane of the groups of this batch
+//!             RepartitionExec: Hash
+//!               AggregateExec: Partial
+//! ```
+//!
 //! DataFusion merges and evaluates, so that every aggregate that can merge works and one query spills like another. To what
 //! is planned above, the query is a table ([`RunningTable`]): no filter, projection or limit of an output reaches into it, so
 //! that all outputs bring the state to the same version.
@@ -20,16 +34,19 @@ mod kept_groups;
 mod lower;
 mod noted;
 mod outermost;
+mod reach;
 mod row_bytes;
 mod state_exec;
 mod table;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub(super) use lower::lower;
 pub(super) use noted::Noted;
 pub(super) use state_exec::StateExec;
 pub(super) use table::{RunningTable, expand};
+pub use window::Window;
 
 /// What the aggregates of a query range over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +56,17 @@ pub enum Scope {
     Batch,
     /// The whole stream, up to the batch.
     Running(Emit),
+    /// The batches of the last while.
+    Windowed(Window),
+}
+
+impl Scope {
+    fn window(self) -> Option<Window> {
+        match self {
+            Self::Windowed(window) => Some(window),
+            Self::Batch | Self::Running(_) => None,
+        }
+    }
 }
 
 /// Which rows a running query gives in a batch.
@@ -47,6 +75,6 @@ pub enum Emit {
     /// Those of the groups that the batch has records of.
     #[default]
     Changed,
-    /// Those of all groups, where the batch has any record.
+    /// Those of all groups.
     All,
 }

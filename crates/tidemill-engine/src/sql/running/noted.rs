@@ -12,15 +12,17 @@ use futures::{Stream, StreamExt};
 use tokio::sync::Notify;
 
 use super::kept_groups::{KeptGroups, ours};
+use super::reach::Reach;
 use crate::error::{Error, Kind, Result};
 use crate::sql::from_engine::from_engine;
-use crate::state::{Changes, StateReader};
+use crate::state::{BUCKETS, Changes, StateReader};
 
 /// The changes of one operator in one batch, and how far its slices are read. A query above may leave slices unread (a LIMIT,
 /// the empty side of a join): the state takes the whole batch all the same.
 pub(in crate::sql) struct Noted {
     groups: Arc<KeptGroups>,
     before: Option<StateReader>,
+    reach: Arc<Reach>,
     /// Each group of the batch once, merged with what was kept of it.
     input: Arc<dyn ExecutionPlan>,
     // A leaf lock, held to note what is at hand: slices end on any thread.
@@ -50,11 +52,17 @@ impl fmt::Debug for Noted {
 }
 
 impl Noted {
-    pub(super) fn new(groups: Arc<KeptGroups>, before: Option<StateReader>, input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(super) fn new(
+        groups: Arc<KeptGroups>,
+        before: Option<StateReader>,
+        reach: Arc<Reach>,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Self {
         let slices = input.output_partitioning().partition_count();
         Self {
             groups,
             before,
+            reach,
             input,
             progress: Mutex::new(Progress {
                 changes: Changes::default(),
@@ -92,7 +100,10 @@ impl Noted {
     }
 
     fn note(&self, rows: &RecordBatch) -> DfResult<()> {
-        let groups = self.groups.groups(rows)?;
+        if !self.reach.keeps() {
+            return Ok(());
+        }
+        let groups = self.groups.groups(rows, &self.reach)?;
         let mut changed = Vec::with_capacity(groups.len());
         for (group, value) in groups.into_iter().zip(self.groups.values(rows)?) {
             let kept = match &self.before {
@@ -122,7 +133,22 @@ impl Noted {
         self.none_being_read().await;
         let slices = self.lock().slices.len();
         try_join_all((0..slices).map(|slice| self.read_left(slice, context))).await?;
-        Ok(std::mem::take(&mut self.lock().changes))
+        let mut changes = std::mem::take(&mut self.lock().changes);
+        self.forget(&mut changes)?;
+        Ok(changes)
+    }
+
+    /// Removes what no later window has.
+    fn forget(&self, changes: &mut Changes) -> Result<()> {
+        let Some(before) = self.before.as_ref().filter(|_| self.groups.window.is_some()) else {
+            return Ok(());
+        };
+        for bucket in 0..BUCKETS {
+            for entry in before.range(bucket, &[], Some(&self.reach.kept_from)) {
+                changes.set(bucket, entry?.0, None);
+            }
+        }
+        Ok(())
     }
 
     async fn read_left(&self, slice: usize, context: &Arc<TaskContext>) -> Result<()> {

@@ -1,11 +1,11 @@
-//! The outermost step of a running query, and what can't run on.
+//! The outermost step of a query that ranges over more than the batch, and what can't go on.
 
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
 /// The GROUP BY that a query ends with: above it stands only what SELECT and HAVING say.
 ///
 /// # Errors
-/// Why it can't run, in words that go after `scope = "running": `.
+/// Why it can't run, in words that go after `scope = …: `.
 pub(super) fn outermost(plan: &LogicalPlan) -> Result<&Aggregate, String> {
     let what = match plan {
         LogicalPlan::Projection(above) => return outermost(&above.input),

@@ -17,10 +17,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 
 use super::kept_groups::{KeptGroups, ours};
 use super::noted::Noted;
+use super::reach::Reach;
+use super::window::Window;
 use crate::job::StateReaders;
 use crate::state::{BUCKETS, OperatorSpec, StateReader};
 
@@ -34,7 +36,8 @@ const KEY_OVERHEAD: usize = 48;
 pub(super) enum Role {
     /// Adds, to the groups of the batch, what is kept of them. Stands where all rows of a group come to one slice.
     AddTouched,
-    /// Adds all that is kept. Stands before rows are brought together by group.
+    /// Adds all that is kept and in the window, where one ends with the batch; where none does, nothing passes. Stands before rows
+    /// are brought together by group.
     AddAll,
     /// Notes the merged groups that pass.
     Note,
@@ -55,6 +58,7 @@ pub(in crate::sql) struct StateExec {
 #[derive(Debug, Clone)]
 struct InBatch {
     before: Option<StateReader>,
+    reach: Arc<Reach>,
     noted: Option<Arc<Noted>>,
 }
 
@@ -84,15 +88,26 @@ impl StateExec {
         (self.role == Role::Note).then_some(&self.groups.operator)
     }
 
-    /// The node for one batch, and where it notes changes. A missing reader stands for an empty state.
-    pub(in crate::sql) fn for_batch(&self, before: &StateReaders) -> (Arc<dyn ExecutionPlan>, Option<Arc<Noted>>) {
+    /// The window of the groups, where there is one.
+    pub(in crate::sql) fn window(&self) -> Option<Window> {
+        self.groups.window
+    }
+
+    /// The node for the batch of this time, and where it notes changes. A missing reader stands for an empty state.
+    pub(in crate::sql) fn for_batch(
+        &self,
+        time_ms: i64,
+        before: &StateReaders,
+    ) -> (Arc<dyn ExecutionPlan>, Option<Arc<Noted>>) {
         let before = before.get(&self.groups.operator.id).cloned();
+        let reach = Arc::new(Reach::of(self.groups.window, time_ms));
         let noted = (self.role == Role::Note).then(|| {
             let (groups, input) = (Arc::clone(&self.groups), Arc::clone(&self.input));
-            Arc::new(Noted::new(groups, before.clone(), input))
+            Arc::new(Noted::new(groups, before.clone(), Arc::clone(&reach), input))
         });
         let batch = InBatch {
             before,
+            reach,
             noted: noted.clone(),
         };
         let exec = Self::over(
@@ -102,6 +117,29 @@ impl StateExec {
             Some(batch),
         );
         (Arc::new(exec), noted)
+    }
+
+    /// The rows of a slice, and behind them what is given of the kept groups in its share of the buckets.
+    fn with_all(
+        &self,
+        slice: usize,
+        input: SendableRecordBatchStream,
+        before: Option<StateReader>,
+        reach: &Reach,
+    ) -> SendableRecordBatchStream {
+        let Some(from) = reach.given_from.clone() else {
+            // Read all the same: what passes below is noted.
+            return self.rows(input.try_filter(|_rows| future::ready(false)));
+        };
+        let Some(before) = before else {
+            return input;
+        };
+        let groups = Arc::clone(&self.groups);
+        let slices = self.input.output_partitioning().partition_count();
+        let kept = (0..BUCKETS)
+            .filter(move |bucket| usize::from(*bucket) % slices == slice)
+            .flat_map(move |bucket| of_bucket(Arc::clone(&groups), &before, bucket, &from));
+        self.rows(input.chain(stream::iter(kept)))
     }
 
     fn rows(&self, rows: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static) -> SendableRecordBatchStream {
@@ -154,7 +192,7 @@ impl ExecutionPlan for StateExec {
     }
 
     fn execute(&self, slice: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let Some(InBatch { before, noted }) = self.batch.clone() else {
+        let Some(InBatch { before, reach, noted }) = self.batch.clone() else {
             return Err(DataFusionError::Internal(
                 "a template was executed without the state before a batch".into(),
             ));
@@ -162,24 +200,19 @@ impl ExecutionPlan for StateExec {
         if let Some(noted) = noted {
             return Ok(self.rows(noted.rows(slice, context)?));
         }
-        let reservation = MemoryConsumer::new("groups of the batch").register(context.memory_pool());
-        let input = self.input.execute(slice, context)?;
+        let input = self.input.execute(slice, Arc::clone(&context))?;
+        if self.role == Role::AddAll {
+            return Ok(self.with_all(slice, input, before, &reach));
+        }
         let Some(before) = before else {
             return Ok(input);
         };
-        let groups = Arc::clone(&self.groups);
-        if self.role == Role::AddAll {
-            let slices = self.input.output_partitioning().partition_count();
-            let kept = (0..BUCKETS)
-                .filter(move |bucket| usize::from(*bucket) % slices == slice)
-                .flat_map(move |bucket| of_bucket(Arc::clone(&groups), &before, bucket));
-            return Ok(self.rows(input.chain(stream::iter(kept))));
-        }
         let mut touched = Touched {
-            groups,
+            groups: Arc::clone(&self.groups),
             before,
+            reach,
             seen: HashSet::new(),
-            reservation,
+            reservation: MemoryConsumer::new("groups of the batch").register(context.memory_pool()),
         };
         let with_kept = input
             .map_ok(move |rows| {
@@ -191,13 +224,14 @@ impl ExecutionPlan for StateExec {
     }
 }
 
-/// All groups that are kept in a bucket.
+/// All groups that are kept in a bucket, from this key on.
 fn of_bucket(
     groups: Arc<KeptGroups>,
     before: &StateReader,
     bucket: u16,
+    from: &[u8],
 ) -> impl Iterator<Item = DfResult<RecordBatch>> + Send + use<> {
-    let mut entries = before.range(bucket, &[], None);
+    let mut entries = before.range(bucket, from, None);
     std::iter::from_fn(move || {
         let next: Result<Vec<_>, _> = entries.by_ref().take(ROWS_AT_ONCE).collect();
         match next {
@@ -213,6 +247,7 @@ fn of_bucket(
 struct Touched {
     groups: Arc<KeptGroups>,
     before: StateReader,
+    reach: Arc<Reach>,
     seen: HashSet<Vec<u8>>,
     reservation: MemoryReservation,
 }
@@ -221,7 +256,7 @@ impl Touched {
     /// What is kept of the groups that come by for the first time.
     fn kept(&mut self, rows: &RecordBatch) -> DfResult<Option<RecordBatch>> {
         let mut kept = Vec::new();
-        for group in self.groups.groups(rows)? {
+        for group in self.groups.groups(rows, &self.reach)? {
             if self.seen.contains(&group.key) {
                 continue;
             }
