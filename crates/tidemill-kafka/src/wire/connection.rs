@@ -18,6 +18,7 @@ use tokio_util::either::Either;
 use super::fault::{Answer, Fault};
 use super::request::Request;
 use super::response::{Body, Fields, Malformed};
+use super::socket::{Due, Socket};
 use super::versions::Versions;
 use super::{sasl, tls};
 use crate::config::KafkaConfig;
@@ -42,7 +43,10 @@ impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Transport for T {}
 /// An error leaves it in an unknown state: drop it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Either<TcpStream, Box<dyn Transport>>,
+    stream: Either<Socket, Box<dyn Transport>>,
+    due: Arc<Due>,
+    /// What had come in when the last request was sent.
+    received_before: u64,
     broker: String,
     /// When the broker no longer believes who we are.
     known_until: Option<Instant>,
@@ -63,6 +67,8 @@ impl Connection {
         let opening = async {
             let stream = TcpStream::connect(broker).await.map_err(|error| lost(broker, &error))?;
             stream.set_nodelay(true).map_err(|error| lost(broker, &error))?;
+            let due = Arc::new(Due::default());
+            let stream = Socket::new(stream, Arc::clone(&due));
             let security = &config.security;
             let stream: Either<_, Box<dyn Transport>> = match &security.tls {
                 None => Either::Left(stream),
@@ -70,6 +76,8 @@ impl Connection {
             };
             let mut connection = Self {
                 stream,
+                due,
+                received_before: 0,
                 broker: broker.to_owned(),
                 known_until: None,
                 versions: Versions::default(),
@@ -97,6 +105,8 @@ impl Connection {
     pub(crate) fn over(stream: Box<dyn Transport>, config: Arc<KafkaConfig>) -> Self {
         Self {
             stream: Either::Right(stream),
+            due: Arc::default(),
+            received_before: 0,
             broker: "fuzz:0".to_owned(),
             known_until: None,
             versions: Versions::default(),
@@ -204,6 +214,7 @@ impl Connection {
             .map_err(|error| Fault::Final(Error::new(Kind::Bug, format!("a request can't be written: {error:#}"))))?;
         let length = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&length.to_be_bytes());
+        self.received_before = self.due.received();
         let wait = self.config.request_timeout;
         let write = async {
             self.stream.write_all(&frame).await?;
@@ -247,6 +258,9 @@ impl Connection {
         if correlation_id != self.last_correlation_id {
             return Err(Fault::malformed(&self.broker, "it belongs to another request"));
         }
+        // Nothing of the response came before its request was sent, and encrypted it has more bytes.
+        self.due
+            .expect(self.received_before + 4 + u64::from(length.unsigned_abs()));
         let mut incoming = Incoming {
             connection: self,
             left: length as usize - 4,

@@ -17,6 +17,7 @@ pub(crate) mod produce;
 mod request;
 pub(crate) mod response;
 mod sasl;
+mod socket;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod testing;
 mod tls;

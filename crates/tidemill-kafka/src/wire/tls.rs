@@ -6,11 +6,11 @@ use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tidemill_engine::error::{Error, Kind};
 use tidemill_engine::tls::Tls;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::fault::{Answer, Fault};
+use super::socket::Socket;
 
 fn refused(text: String) -> Fault {
     Fault::Final(Error::new(Kind::Refused, text))
@@ -20,7 +20,7 @@ fn refused(text: String) -> Fault {
 ///
 /// # Errors
 /// `Refused` where the two do not trust each other, naming the way out.
-pub(super) async fn encrypt(stream: TcpStream, broker: &str, tls: &Tls) -> Answer<TlsStream<TcpStream>> {
+pub(super) async fn encrypt(stream: Socket, broker: &str, tls: &Tls) -> Answer<TlsStream<Socket>> {
     let config = tls.client_config().map_err(refused)?;
     let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| {
