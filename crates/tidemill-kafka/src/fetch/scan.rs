@@ -26,6 +26,8 @@ use crate::wire::topic_id;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// How long a topic must be missing before that counts: brokers that start don't know their topics at once.
 const MISSING_TOPIC_WAIT: Duration = Duration::from_secs(10);
+/// Sessions of a long scan with one broker: while it prepares the answer to one, the other's is on its way.
+const SESSIONS_OF_LONG_SCAN: usize = 2;
 
 /// The ranges of one source in one scan.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl KafkaScan {
         let task = ScanTask {
             shared,
             slices,
+            sessions_per_leader: 1,
             changes: changes.subscribe(),
             outage: Outage::default(),
         };
@@ -59,9 +62,12 @@ impl KafkaScan {
         }
     }
 
-    /// Its sessions run there. The connections of its cluster must be used nowhere else: they belong to the runtime that
-    /// made them.
+    /// A long scan, whose sessions run there. The connections of its cluster must be used nowhere else: they belong to the
+    /// runtime that made them.
     pub(crate) fn on(mut self, runtime: Handle) -> Self {
+        if let Some(task) = &mut *self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.sessions_per_leader = SESSIONS_OF_LONG_SCAN;
+        }
         self.runtime = Some(runtime);
         self
     }
@@ -89,6 +95,7 @@ impl Scan for KafkaScan {
 struct ScanTask {
     shared: Shared,
     slices: Vec<Slice>,
+    sessions_per_leader: usize,
     changes: watch::Receiver<()>,
     outage: Outage,
 }
@@ -181,17 +188,30 @@ impl ScanTask {
             }
         }
         for (address, slices) in by_leader {
-            let session = Session {
-                shared: self.shared.clone(),
-                address,
-                slices,
-                changes: self.changes.clone(),
-                outage: self.outage.clone(),
-            };
-            sessions.spawn(session.run());
+            for slices in dealt(slices, self.sessions_per_leader) {
+                let session = Session {
+                    shared: self.shared.clone(),
+                    address: address.clone(),
+                    slices,
+                    changes: self.changes.clone(),
+                    outage: self.outage.clone(),
+                };
+                sessions.spawn(session.run());
+            }
         }
         passing.map_or(Ok(()), Err)
     }
+}
+
+/// Deals slices out into at most `count` hands, none of them empty. Those of one partition follow each other and come into
+/// different hands, where they need not take turns.
+fn dealt(slices: Vec<Slice>, count: usize) -> Vec<Vec<Slice>> {
+    let mut hands: Vec<Vec<Slice>> = (0..count.min(slices.len())).map(|_| Vec::new()).collect();
+    for (index, slice) in slices.into_iter().enumerate() {
+        let hand = index % hands.len();
+        hands[hand].push(slice);
+    }
+    hands
 }
 
 /// The address of the slice's leader, after its topic was found to be the planned one.

@@ -445,3 +445,29 @@ async fn holes_in_the_middle_are_passed() {
     let cluster = FakeCluster::start(1, vec![holes]).await;
     assert_eq!(read_one(&cluster).await.unwrap(), [7, 50, 550, 700]);
 }
+
+#[tokio::test]
+async fn a_long_scan_shares_a_leader_s_slices_between_two_sessions() {
+    let far = 10_000_000;
+    let gap = |mut partition: FakePartition| {
+        partition.batches.push(TestBatch::values(far, &["last"]));
+        partition.end = far + 1;
+        partition
+    };
+    let partitions = [20, 10, 5].map(|batches| gap(partition(0, batches)));
+    let cluster = FakeCluster::start(1, partitions.into()).await;
+    let source = KafkaSource::new(config(&cluster)).unwrap();
+    let read = read_all(&source, ranges(&cluster)).await;
+    let read: Vec<_> = read.into_iter().map(Result::unwrap).collect();
+    assert_eq!(
+        read,
+        [200, 100, 50].map(|end| (0..end).chain([far, far + 1]).collect::<Vec<_>>())
+    );
+    for (_, asked) in &cluster.state.lock().unwrap().fetches {
+        let partitions: Vec<i32> = asked.iter().map(|(partition, _)| *partition).collect();
+        assert!(
+            partitions.iter().all(|partition| [0, 2].contains(partition)) || partitions == [1],
+            "{partitions:?} in one request"
+        );
+    }
+}
