@@ -111,8 +111,8 @@ fn batches_in(harness: &Harness, folder: &str) -> usize {
     fs::read_dir(harness.checkpoint().join(folder)).unwrap().count() - 1
 }
 
-/// Sums over files that came before a kill, while nothing ran, and after it. Departs: batch 4 is planned once batch 3 is settled, so
-/// that a kill in batch 3 leaves five files of batches; what came while nothing ran is all in the first batch after it.
+/// Sums over files that came before a kill, while nothing ran, and after it. The count of the checkpoint's files departs: batch 4 is
+/// planned once batch 3 is settled, so that a kill in batch 3 leaves five. What came while nothing ran is all in the first batch after it.
 #[test]
 fn ckp_10_ckp_11_files_that_came_while_nothing_ran_are_read_once() {
     let harness = Harness::new(seconds(2));

@@ -95,7 +95,7 @@ fn mws_07_snapshots_go_on_after_a_restart() {
     assert_eq!(output.batches(), batches_of(SNAPSHOTS));
 }
 
-/// Departs in form: a state that is missing is `None`, and what is refused panics, which fails the batch.
+/// In Rust's form: no such element is `None`, and an act that is refused panics, which fails the batch.
 #[test]
 fn mws_08_the_state_object() {
     type Make = fn() -> State<i32>;
