@@ -341,8 +341,15 @@ fn computed(settings: &Settings) -> String {
         text.push_str(&format!("query {} {}\n", query.name, query.sql));
         match query.scope {
             Scope::Batch => {}
-            Scope::Running(Emit::Changed) => text.push_str("running\n"),
-            Scope::Running(Emit::All) => text.push_str("running, all\n"),
+            Scope::Running { emit, ttl } => {
+                text.push_str(match emit {
+                    Emit::Changed => "running\n",
+                    Emit::All => "running, all\n",
+                });
+                if let Some(ttl) = ttl {
+                    text.push_str(&format!("ttl {} {}\n", ttl.idle_ms, ttl.interval_ms));
+                }
+            }
             Scope::Windowed(window) => {
                 text.push_str(&format!("window {} {}\n", window.length_ms, window.slide_ms));
             }

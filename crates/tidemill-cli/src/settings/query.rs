@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemill_engine::sql::running::{Emit, Scope, Window};
+use tidemill_engine::sql::running::{Emit, Scope, Ttl, Window};
 use toml::de::DeValue;
 
 use super::document::Section;
@@ -40,20 +40,44 @@ fn scope(section: &Section<'_, '_>, interval: Duration) -> Option<Scope> {
             let message = "a window gives all its groups, emit = \"all\": of those that it left out nobody could tell which have left it";
             section.wrong("emit", message);
         }
+        if section.has("ttl") {
+            section.wrong(
+                "ttl",
+                "belongs to scope = \"running\": what left the window is forgotten",
+            );
+        }
         return window(section.sub("scope")?, interval).map(Scope::Windowed);
     }
     if section.one_of("scope", &["batch", "running"], &[], "batch") == "batch" {
-        if section.has("emit") {
-            section.wrong("emit", "belongs to scope = \"running\"");
+        for key in ["emit", "ttl"] {
+            if section.has(key) {
+                section.wrong(key, "belongs to scope = \"running\"");
+            }
         }
         return Some(Scope::Batch);
     }
-    Some(Scope::Running(
-        match section.one_of("emit", &["changed", "all"], &[], "changed") {
+    Some(Scope::Running {
+        emit: match section.one_of("emit", &["changed", "all"], &[], "changed") {
             "all" => Emit::All,
             _ => Emit::Changed,
         },
-    ))
+        ttl: ttl(section, interval),
+    })
+}
+
+/// How long groups without records are kept.
+fn ttl(section: &Section<'_, '_>, interval: Duration) -> Option<Ttl> {
+    section.has("ttl").then_some(())?;
+    let idle = section.duration("ttl", interval);
+    if idle < interval {
+        let message = format!("must be the interval, {}ms, or more", interval.as_millis());
+        section.wrong("ttl", message);
+    }
+    let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    Some(Ttl {
+        idle_ms: millis(idle),
+        interval_ms: millis(interval),
+    })
 }
 
 /// Both lengths are whole numbers of batches, as in Spark.

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use tidemill_core::rate::PidSettings;
 use tidemill_core::start::StartPolicy;
-use tidemill_engine::sql::running::{Emit, Scope, Window};
+use tidemill_engine::sql::running::{Emit, Scope, Ttl, Window};
 
 use super::place::Bucket;
 use super::secret::Secret;
@@ -81,8 +81,8 @@ fn aggregates_range_over_the_batch_a_window_or_the_stream() {
     };
     assert_eq!(of(""), Scope::Batch);
     assert_eq!(of("scope = \"batch\"\n"), Scope::Batch);
-    assert_eq!(of("scope = \"running\"\n"), Scope::Running(Emit::Changed));
-    assert_eq!(of("scope = \"running\"\nemit = \"all\"\n"), Scope::Running(Emit::All));
+    assert_eq!(of("scope = \"running\"\n"), running(Emit::Changed, None));
+    assert_eq!(of("scope = \"running\"\nemit = \"all\"\n"), running(Emit::All, None));
     let window = Scope::Windowed(Window {
         length_ms: 300_000,
         slide_ms: 60_000,
@@ -90,6 +90,29 @@ fn aggregates_range_over_the_batch_a_window_or_the_stream() {
     let text = "scope = { window = \"5m\", slide = \"1m\" }\n";
     assert_eq!(of(text), window);
     assert_eq!(of(&format!("{text}emit = \"all\"\n")), window);
+}
+
+fn running(emit: Emit, ttl: Option<Ttl>) -> Scope {
+    Scope::Running { emit, ttl }
+}
+
+#[test]
+fn groups_are_kept_for_ever_or_for_a_time() {
+    let ttl = |idle_ms| {
+        Some(Ttl {
+            idle_ms,
+            interval_ms: 1_000,
+        })
+    };
+    for (text, scope) in [
+        ("ttl = \"30d\"\n", running(Emit::Changed, ttl(2_592_000_000))),
+        ("ttl = \"1s\"\n", running(Emit::Changed, ttl(1_000))),
+        ("ttl = \"1.5s\"\nemit = \"all\"\n", running(Emit::All, ttl(1_500))),
+        ("", running(Emit::Changed, None)),
+    ] {
+        let file = SAMPLE.replace("scope = \"batch\"\n", &format!("scope = \"running\"\n{text}"));
+        assert_eq!(parse(&file).expect(text).queries[0].scope, scope, "{text}");
+    }
 }
 
 #[test]
@@ -381,6 +404,41 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "scope = \"batch\"",
         "emit = \"all\"",
         "queries.views.emit: belongs to scope = \"running\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "ttl = \"30d\"",
+        "f.toml:23: queries.views.ttl: belongs to scope = \"running\"",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = { window = \"5m\", slide = \"1m\" }\nttl = \"30d\"",
+        "f.toml:24: queries.views.ttl: belongs to scope = \"running\": what left the window is forgotten",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nttl = \"0s\"",
+        "queries.views.ttl: must be the interval, 1000ms, or more",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nttl = \"999ms\"",
+        "queries.views.ttl: must be the interval, 1000ms, or more",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nttl = \"-1d\"",
+        "queries.views.ttl: \"-1d\" is out of range",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nttl = \"a month\"",
+        "queries.views.ttl: \"a month\" is no duration",
+    ),
+    (
+        "scope = \"batch\"",
+        "scope = \"running\"\nttl = 30",
+        "queries.views.ttl: expected a text, found integer",
     ),
     (
         "checkpoint/ad-views",

@@ -131,7 +131,7 @@ impl Template {
             let frame = frame(&session, catalog, &what, &query.sql).await?;
             let table: Arc<dyn TableProvider> = match query.scope {
                 Scope::Batch => frame.into_view(),
-                scope @ (Scope::Running(_) | Scope::Windowed(_)) => {
+                scope @ (Scope::Running { .. } | Scope::Windowed(_)) => {
                     let text = text_of(catalog, query);
                     Arc::new(RunningTable::new(
                         running::lower(frame, &query.name, &text, scope).await?,
@@ -232,7 +232,7 @@ impl Template {
                     return Ok(Transformed::yes(read));
                 }
                 if let Some(state) = node.downcast_ref::<StateExec>() {
-                    let (state, notes) = state.for_batch(time_ms, before);
+                    let (state, notes) = state.for_batch(time_ms, before)?;
                     noted.extend(notes);
                     return Ok(Transformed::yes(state));
                 }

@@ -15,7 +15,7 @@ use super::outermost::outermost;
 use super::row_bytes::type_name;
 use super::state_exec::{Role, StateExec};
 use super::table::expand;
-use super::{Emit, Scope};
+use super::{Emit, Scope, last_record};
 use crate::checkpoint::record::hash;
 use crate::error::{Error, Kind, Result};
 use crate::state::OperatorSpec;
@@ -42,7 +42,7 @@ pub(in crate::sql) async fn lower(frame: DataFrame, name: &str, text: &str, scop
     let what = format!("queries.{name}");
     let (key, kind) = match scope {
         Scope::Windowed(_) => ("scope = { window = … }", "windowed-aggregate"),
-        Scope::Batch | Scope::Running(_) => ("scope = \"running\"", "running-aggregate"),
+        Scope::Batch | Scope::Running { .. } => ("scope = \"running\"", "running-aggregate"),
     };
     let refused = |why: String| Error::new(Kind::Config, format!("{what}: {key}: {why}"));
     outermost(frame.logical_plan()).map_err(refused)?;
@@ -126,17 +126,11 @@ fn merged(
     slices: usize,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
     let group_columns = partial.group_expr().num_group_exprs();
-    let groups = Arc::new(KeptGroups::new(
-        operator,
-        partial.schema(),
-        group_columns,
-        scope.window(),
-    ));
+    let groups = Arc::new(KeptGroups::new(operator, partial.schema(), group_columns, scope));
     let state =
         |role, input| -> Arc<dyn ExecutionPlan> { Arc::new(StateExec::template(role, Arc::clone(&groups), input)) };
     let by_group = partial.group_expr().as_final();
-    let half = |mode, input| -> DfResult<Arc<dyn ExecutionPlan>> {
-        let aggregates = partial.aggr_expr().to_vec();
+    let half = |mode, aggregates: Vec<_>, input| -> DfResult<Arc<dyn ExecutionPlan>> {
         // What a FILTER leaves out was left out of the partial aggregates.
         let filters = vec![None; aggregates.len()];
         let half = AggregateExec::try_new(
@@ -154,16 +148,21 @@ fn merged(
         Ok(Arc::new(RepartitionExec::try_new(input, by_hash)?))
     };
     let mut plan: Arc<dyn ExecutionPlan> = Arc::new(partial.clone());
-    if scope == Scope::Running(Emit::All) {
+    if matches!(scope, Scope::Running { emit: Emit::All, .. }) {
         plan = brought_together(state(Role::AddAll, plan))?;
     } else {
         plan = state(Role::AddTouched, brought_together(plan)?);
     }
-    plan = state(Role::Note, half(AggregateMode::PartialReduce, plan)?);
+    let aggregates = partial.aggr_expr().to_vec();
+    let mut merged = aggregates.clone();
+    if scope.ttl().is_some() {
+        merged.push(last_record::latest()?);
+    }
+    plan = state(Role::Note, half(AggregateMode::PartialReduce, merged, plan)?);
     if scope.window().is_some() {
         plan = brought_together(state(Role::AddAll, plan))?;
     }
-    half(AggregateMode::FinalPartitioned, plan)
+    half(AggregateMode::FinalPartitioned, aggregates, plan)
 }
 
 /// Fails, in words, where an aggregate can't take over what another run of it has left.

@@ -13,6 +13,9 @@
 //!             AggregateExec: Partial   of the batch
 //! ```
 //!
+//! With a time to live ([`Ttl`]) a column stands behind the partial aggregates between the steps of the state: when each group
+//! got its last record. The merging step takes the latest, and the note takes it off, with the rows of the groups that it forgets.
+//!
 //! Over a window a group is kept once per pane ([`Window`]), and the last halves are apart:
 //!
 //! ```text
@@ -31,6 +34,7 @@
 //! that all outputs bring the state to the same version.
 
 mod kept_groups;
+mod last_record;
 mod lower;
 mod noted;
 mod outermost;
@@ -40,12 +44,14 @@ mod state_exec;
 mod table;
 #[cfg(test)]
 mod tests;
+mod ttl;
 mod window;
 
 pub(super) use lower::lower;
 pub(super) use noted::Noted;
 pub(super) use state_exec::StateExec;
 pub(super) use table::{RunningTable, expand};
+pub use ttl::Ttl;
 pub use window::Window;
 
 /// What the aggregates of a query range over.
@@ -55,7 +61,12 @@ pub enum Scope {
     #[default]
     Batch,
     /// The whole stream, up to the batch.
-    Running(Emit),
+    Running {
+        /// Which rows come of it.
+        emit: Emit,
+        /// How long groups without records are kept; `None` = for ever.
+        ttl: Option<Ttl>,
+    },
     /// The batches of the last while.
     Windowed(Window),
 }
@@ -64,7 +75,14 @@ impl Scope {
     fn window(self) -> Option<Window> {
         match self {
             Self::Windowed(window) => Some(window),
-            Self::Batch | Self::Running(_) => None,
+            Self::Batch | Self::Running { .. } => None,
+        }
+    }
+
+    fn ttl(self) -> Option<Ttl> {
+        match self {
+            Self::Running { ttl, .. } => ttl,
+            Self::Batch | Self::Windowed(_) => None,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use datafusion::common::Result as DfResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream};
@@ -11,8 +12,9 @@ use futures::future::try_join_all;
 use futures::{Stream, StreamExt};
 use tokio::sync::Notify;
 
-use super::kept_groups::{KeptGroups, ours};
+use super::kept_groups::{Group, KeptGroups, ours};
 use super::reach::Reach;
+use super::{last_record, ttl};
 use crate::error::{Error, Kind, Result};
 use crate::sql::from_engine::from_engine;
 use crate::state::{BUCKETS, Changes, StateReader};
@@ -99,7 +101,21 @@ impl Noted {
         }))
     }
 
-    fn note(&self, rows: &RecordBatch) -> DfResult<()> {
+    /// Notes the groups that pass, and gives those that the batch does not forget.
+    fn note(&self, rows: RecordBatch) -> DfResult<RecordBatch> {
+        let Some(expiry) = &self.reach.expiry else {
+            self.note_changed(&rows)?;
+            return Ok(rows);
+        };
+        let (rows, times) = last_record::take(&rows, &self.groups.schema)?;
+        let those =
+            |keep: &dyn Fn(i64) -> bool| BooleanArray::from_iter(times.values().iter().map(|time| Some(keep(*time))));
+        let with_records = those(&|time_ms| time_ms == expiry.now_ms());
+        self.note_changed(&filter_record_batch(&rows, &with_records)?)?;
+        Ok(filter_record_batch(&rows, &those(&|time_ms| expiry.keeps(time_ms)))?)
+    }
+
+    fn note_changed(&self, rows: &RecordBatch) -> DfResult<()> {
         if !self.reach.keeps() {
             return Ok(());
         }
@@ -110,18 +126,34 @@ impl Noted {
                 Some(before) => self.groups.get(before, &group)?,
                 None => None,
             };
-            if kept.as_ref() != Some(&value) {
-                changed.push((group, value));
+            let kept = kept.as_deref().map(ttl::split);
+            // With a time to live the time is new, where nothing else is.
+            if self.reach.expiry.is_some() || kept.is_none_or(|(_, before)| before != value) {
+                changed.push((group, value, kept.map_or(0, |(last_ms, _)| last_ms)));
             }
         }
         let changes = &mut self.lock().changes;
-        for (group, value) in changed {
-            if changes.get(group.bucket, &group.key).is_some() {
-                let text = format!("state of {}: a group came twice", self.groups.operator.id);
-                return Err(ours(Error::new(Kind::Bug, text)));
-            }
-            changes.set(group.bucket, group.key, Some(value));
+        for (group, value, last_ms) in changed {
+            self.change(group, value, last_ms, changes)?;
         }
+        Ok(())
+    }
+
+    fn change(&self, group: Group, value: Vec<u8>, last_ms: i64, changes: &mut Changes) -> DfResult<()> {
+        let Group { bucket, key } = group;
+        if changes.get(bucket, &key).is_some() {
+            let text = format!("state of {}: a group came twice", self.groups.operator.id);
+            return Err(ours(Error::new(Kind::Bug, text)));
+        }
+        ttl::forget_time(bucket, &key, last_ms, changes);
+        let value = match &self.reach.expiry {
+            Some(expiry) => {
+                ttl::note_time(bucket, &key, expiry.now_ms(), changes);
+                ttl::timed(expiry.now_ms(), &value)
+            }
+            None => value,
+        };
+        changes.set(bucket, key, Some(value));
         Ok(())
     }
 
@@ -138,9 +170,18 @@ impl Noted {
         Ok(changes)
     }
 
-    /// Removes what no later window has.
+    /// Removes what no later window has, and what was too long without a record.
     fn forget(&self, changes: &mut Changes) -> Result<()> {
-        let Some(before) = self.before.as_ref().filter(|_| self.groups.window.is_some()) else {
+        let before = self.before.as_ref();
+        match &self.reach.expiry {
+            Some(expiry) => expiry.forget(before, changes),
+            None if self.groups.scope.window().is_some() => self.forget_panes(changes),
+            None => ttl::without_ttl(before, changes),
+        }
+    }
+
+    fn forget_panes(&self, changes: &mut Changes) -> Result<()> {
+        let Some(before) = &self.before else {
             return Ok(());
         };
         for bucket in 0..BUCKETS {
@@ -159,7 +200,7 @@ impl Noted {
             Slice::BeingRead | Slice::Ended => return Ok(()),
         };
         while let Some(rows) = input.next().await {
-            rows.and_then(|rows| self.note(&rows)).map_err(from_engine)?;
+            rows.and_then(|rows| self.note(rows)).map_err(from_engine)?;
         }
         Ok(())
     }
@@ -190,8 +231,7 @@ impl Reading {
             return Ok(None);
         };
         if let Some(rows) = input.next().await.transpose()? {
-            self.noted.note(&rows)?;
-            return Ok(Some(rows));
+            return self.noted.note(rows).map(Some);
         }
         self.input = None;
         self.becomes(Slice::Ended);

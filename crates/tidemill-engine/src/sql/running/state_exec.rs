@@ -68,8 +68,12 @@ impl StateExec {
     }
 
     fn over(role: Role, groups: Arc<KeptGroups>, input: Arc<dyn ExecutionPlan>, batch: Option<InBatch>) -> Self {
+        let schema = match role {
+            Role::AddTouched | Role::AddAll => &groups.timed_schema,
+            Role::Note => &groups.schema,
+        };
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&groups.schema)),
+            EquivalenceProperties::new(Arc::clone(schema)),
             input.output_partitioning().clone(),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -90,17 +94,20 @@ impl StateExec {
 
     /// The window of the groups, where there is one.
     pub(in crate::sql) fn window(&self) -> Option<Window> {
-        self.groups.window
+        self.groups.scope.window()
     }
 
     /// The node for the batch of this time, and where it notes changes. A missing reader stands for an empty state.
+    ///
+    /// # Errors
+    /// Where the state can't be read.
     pub(in crate::sql) fn for_batch(
         &self,
         time_ms: i64,
         before: &StateReaders,
-    ) -> (Arc<dyn ExecutionPlan>, Option<Arc<Noted>>) {
+    ) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Arc<Noted>>)> {
         let before = before.get(&self.groups.operator.id).cloned();
-        let reach = Arc::new(Reach::of(self.groups.window, time_ms));
+        let reach = Arc::new(Reach::of(self.groups.scope, time_ms, before.as_ref()).map_err(ours)?);
         let noted = (self.role == Role::Note).then(|| {
             let (groups, input) = (Arc::clone(&self.groups), Arc::clone(&self.input));
             Arc::new(Noted::new(groups, before.clone(), Arc::clone(&reach), input))
@@ -116,7 +123,7 @@ impl StateExec {
             Arc::clone(&self.input),
             Some(batch),
         );
-        (Arc::new(exec), noted)
+        Ok((Arc::new(exec), noted))
     }
 
     /// The rows of a slice, and behind them what is given of the kept groups in its share of the buckets.
@@ -125,7 +132,7 @@ impl StateExec {
         slice: usize,
         input: SendableRecordBatchStream,
         before: Option<StateReader>,
-        reach: &Reach,
+        reach: &Arc<Reach>,
     ) -> SendableRecordBatchStream {
         let Some(from) = reach.given_from.clone() else {
             // Read all the same: what passes below is noted.
@@ -134,16 +141,31 @@ impl StateExec {
         let Some(before) = before else {
             return input;
         };
-        let groups = Arc::clone(&self.groups);
+        let (groups, reach) = (Arc::clone(&self.groups), Arc::clone(reach));
         let slices = self.input.output_partitioning().partition_count();
         let kept = (0..BUCKETS)
             .filter(move |bucket| usize::from(*bucket) % slices == slice)
-            .flat_map(move |bucket| of_bucket(Arc::clone(&groups), &before, bucket, &from));
+            .flat_map(move |bucket| of_bucket(Arc::clone(&groups), &before, Arc::clone(&reach), bucket, &from));
         self.rows(input.chain(stream::iter(kept)))
     }
 
     fn rows(&self, rows: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static) -> SendableRecordBatchStream {
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.groups.schema), rows))
+        Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows))
+    }
+
+    /// The rows of a slice of the batch, as they stand beside what is kept.
+    fn of_batch(
+        &self,
+        slice: usize,
+        context: Arc<TaskContext>,
+        reach: &Arc<Reach>,
+    ) -> DfResult<SendableRecordBatchStream> {
+        let input = self.input.execute(slice, context)?;
+        if reach.expiry.is_none() {
+            return Ok(input);
+        }
+        let (groups, reach) = (Arc::clone(&self.groups), Arc::clone(reach));
+        Ok(self.rows(input.map(move |rows| groups.rows_of_batch(rows?, &reach))))
     }
 }
 
@@ -200,7 +222,7 @@ impl ExecutionPlan for StateExec {
         if let Some(noted) = noted {
             return Ok(self.rows(noted.rows(slice, context)?));
         }
-        let input = self.input.execute(slice, Arc::clone(&context))?;
+        let input = self.of_batch(slice, Arc::clone(&context), &reach)?;
         if self.role == Role::AddAll {
             return Ok(self.with_all(slice, input, before, &reach));
         }
@@ -228,10 +250,15 @@ impl ExecutionPlan for StateExec {
 fn of_bucket(
     groups: Arc<KeptGroups>,
     before: &StateReader,
+    reach: Arc<Reach>,
     bucket: u16,
     from: &[u8],
 ) -> impl Iterator<Item = DfResult<RecordBatch>> + Send + use<> {
-    let mut entries = before.range(bucket, from, None);
+    let goes_on = move |entry: &Result<(_, Vec<u8>), _>| match entry {
+        Ok((_, kept)) => reach.goes_on_from(kept),
+        Err(_) => true,
+    };
+    let mut entries = groups.range(before, bucket, from).filter(goes_on);
     std::iter::from_fn(move || {
         let next: Result<Vec<_>, _> = entries.by_ref().take(ROWS_AT_ONCE).collect();
         match next {
@@ -261,7 +288,8 @@ impl Touched {
                 continue;
             }
             self.reservation.try_grow(group.key.len() + KEY_OVERHEAD)?;
-            if let Some(value) = self.groups.get(&self.before, &group)? {
+            let value = self.groups.get(&self.before, &group)?;
+            if let Some(value) = value.filter(|kept| self.reach.goes_on_from(kept)) {
                 kept.push((group.key.clone(), value));
             }
             self.seen.insert(group.key);

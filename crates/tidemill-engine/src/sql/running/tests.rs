@@ -1,5 +1,6 @@
 //! Running queries batch after batch, held against DataFusion's own answer over all records so far.
 
+mod ttl;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use futures::future::try_join_all;
 use tidemill_core::plan::{BatchPlan, LimitsInForce, TableIdentity};
 use tidemill_core::position::Positions;
 
-use super::{Emit, Scope, StateExec, lower};
+use super::{Emit, Scope, StateExec, Ttl, lower};
 use crate::error::{Error, Kind, Result};
 use crate::job::{Job, StateReaders};
 use crate::sql::reference::ReferenceTable;
@@ -32,8 +33,12 @@ use crate::store::LocalStore;
 /// (key, n), which may be NULL.
 type Record = (Option<&'static str>, Option<i64>);
 
-const RUNNING: Scope = Scope::Running(Emit::Changed);
-const ALL: Scope = Scope::Running(Emit::All);
+const RUNNING: Scope = running(Emit::Changed, None);
+const ALL: Scope = running(Emit::All, None);
+
+const fn running(emit: Emit, ttl: Option<Ttl>) -> Scope {
+    Scope::Running { emit, ttl }
+}
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -405,7 +410,7 @@ async fn an_aggregate_of_the_users_own_goes_on_too() {
             let Some(state) = node.downcast_ref::<StateExec>() else {
                 return Ok(Transformed::no(node));
             };
-            let (state, notes) = state.for_batch(0, &before);
+            let (state, notes) = state.for_batch(0, &before)?;
             noted = noted.take().or(notes);
             Ok(Transformed::yes(state))
         });

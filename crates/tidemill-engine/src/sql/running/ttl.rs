@@ -1,0 +1,204 @@
+//! How long a group of a running query is kept after its last record.
+//!
+//! The value of a group is led by the time of the last batch that had records of it, and by that time the group stands a second
+//! time: what expires is found without a look at the rest. A query whose time to live was taken away leaves both as they are
+//! where nothing changes, so that every query reads values with and without a time.
+//!
+//! What was kept without a time to live has no time, or one that later records did not move. So the state says since when there
+//! is one: whatever is older counts from then, and is looked for once, when it expires.
+
+use crate::error::{Error, Kind, Result};
+use crate::state::{BUCKETS, Changes, StateReader};
+
+use super::reach::{TIME_BYTES, time_bytes};
+
+/// Leads a value with a time. One without begins as a row does, with 0 or 1, or is empty.
+const TIMED: u8 = 2;
+/// Comes after the keys of all groups, which begin as a row does.
+pub(super) const GROUPS_END: &[u8] = &[2];
+/// Leads the keys of groups by time: then time, then group.
+const BY_TIME: &[u8] = b"t";
+/// The bucket and the key that say since when there is a time to live.
+const SINCE: (u16, &[u8]) = (0, b"s");
+
+/// How long a running query keeps a group that gets no record, by batch time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl {
+    /// Milliseconds after its last record. The first batch beyond them forgets the group, where it has no record of it.
+    pub idle_ms: i64,
+    /// Milliseconds from batch to batch. A batch without input may not be run: a record that comes more than this behind
+    /// `idle_ms` begins its group anew all the same.
+    pub interval_ms: i64,
+}
+
+/// What a time to live comes to in one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Expiry {
+    now_ms: i64,
+    /// Groups whose last record came before this are forgotten, but for those that the batch has records of.
+    forgotten_before_ms: i64,
+    /// Groups whose last record came before this were to be forgotten by an earlier batch, whether it was run or not.
+    gone_before_ms: i64,
+    since: Since,
+}
+
+/// Since when there is a time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Since {
+    time_ms: i64,
+    /// True while groups may be kept that came before.
+    has_older: bool,
+}
+
+impl Expiry {
+    /// Of the batch of this time.
+    ///
+    /// # Errors
+    /// Where the state can't be read.
+    pub(super) fn of(ttl: Ttl, now_ms: i64, before: Option<&StateReader>) -> Result<Self> {
+        let since = match Since::read(before)? {
+            Some(since) => since,
+            None => Since {
+                time_ms: now_ms,
+                has_older: before.map_or(Ok(false), |before| before.is_empty().map(|empty| !empty))?,
+            },
+        };
+        let forgotten_before_ms = now_ms.saturating_sub(ttl.idle_ms);
+        Ok(Self {
+            now_ms,
+            forgotten_before_ms,
+            gone_before_ms: forgotten_before_ms.saturating_sub(ttl.interval_ms),
+            since,
+        })
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    /// True where records of the batch go on from a group that is kept with this time.
+    pub(super) fn goes_on(&self, last_ms: i64) -> bool {
+        last_ms.max(self.since.time_ms) >= self.gone_before_ms
+    }
+
+    /// True where a group with this time outlives the batch.
+    pub(super) fn keeps(&self, last_ms: i64) -> bool {
+        last_ms.max(self.since.time_ms) >= self.forgotten_before_ms
+    }
+
+    /// Removes the groups that the batch forgets. `changes` has all that it has records of.
+    ///
+    /// # Errors
+    /// Where the state can't be read.
+    pub(super) fn forget(&self, before: Option<&StateReader>, changes: &mut Changes) -> Result<()> {
+        let mut since = self.since;
+        if let Some(before) = before {
+            self.forget_by_time(before, changes)?;
+            if since.has_older && !self.keeps(0) {
+                self.forget_older(before, changes)?;
+                since.has_older = false;
+            }
+        }
+        if Since::read(before)? != Some(since) {
+            changes.set(SINCE.0, SINCE.1.to_vec(), Some(since.bytes()));
+        }
+        Ok(())
+    }
+
+    fn forget_by_time(&self, before: &StateReader, changes: &mut Changes) -> Result<()> {
+        let (from, until) = (by_time(self.since.time_ms, &[]), by_time(self.forgotten_before_ms, &[]));
+        for bucket in 0..BUCKETS {
+            for entry in before.range(bucket, &from, Some(&until)) {
+                let key = entry?.0;
+                // One with records in the batch has a new time.
+                if changes.get(bucket, &key).is_none() {
+                    changes.set(bucket, key[from.len()..].to_vec(), None);
+                    changes.set(bucket, key, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is older than the time to live: once, so that all groups may be looked at.
+    fn forget_older(&self, before: &StateReader, changes: &mut Changes) -> Result<()> {
+        for bucket in 0..BUCKETS {
+            for entry in before.range(bucket, &[], Some(GROUPS_END)) {
+                let (group, value) = entry?;
+                let (last_ms, _) = split(&value);
+                if last_ms < self.since.time_ms && changes.get(bucket, &group).is_none() {
+                    forget_time(bucket, &group, last_ms, changes);
+                    changes.set(bucket, group, None);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Since {
+    fn read(before: Option<&StateReader>) -> Result<Option<Self>> {
+        let Some(bytes) = before.map_or(Ok(None), |before| before.get(SINCE.0, SINCE.1))? else {
+            return Ok(None);
+        };
+        match bytes.split_first_chunk::<TIME_BYTES>() {
+            Some((time, [has_older])) => Ok(Some(Self {
+                time_ms: time_of(*time),
+                has_older: *has_older != 0,
+            })),
+            _ => Err(Error::new(
+                Kind::Bug,
+                "the state does not say since when there is a time to live",
+            )),
+        }
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        [time_bytes(self.time_ms).as_slice(), &[u8::from(self.has_older)]].concat()
+    }
+}
+
+/// Notes that there is no time to live: times that are kept are no longer moved.
+///
+/// # Errors
+/// Where the state can't be read.
+pub(super) fn without_ttl(before: Option<&StateReader>, changes: &mut Changes) -> Result<()> {
+    if Since::read(before)?.is_some() {
+        changes.set(SINCE.0, SINCE.1.to_vec(), None);
+    }
+    Ok(())
+}
+
+/// The value with its time.
+pub(super) fn timed(time_ms: i64, value: &[u8]) -> Vec<u8> {
+    [&[TIMED], time_bytes(time_ms).as_slice(), value].concat()
+}
+
+/// The time of a kept value, 0 where it has none, and the value without it.
+pub(super) fn split(kept: &[u8]) -> (i64, &[u8]) {
+    let timed = kept.split_first().filter(|(first, _)| **first == TIMED);
+    match timed.and_then(|(_, rest)| rest.split_first_chunk::<TIME_BYTES>()) {
+        Some((time, value)) => (time_of(*time), value),
+        None => (0, kept),
+    }
+}
+
+/// Lets a group stand by the time of its last record.
+pub(super) fn note_time(bucket: u16, group: &[u8], time_ms: i64, changes: &mut Changes) {
+    changes.set(bucket, by_time(time_ms, group), Some(Vec::new()));
+}
+
+/// Lets a group no longer stand by this time; 0 is none.
+pub(super) fn forget_time(bucket: u16, group: &[u8], time_ms: i64, changes: &mut Changes) {
+    if time_ms != 0 {
+        changes.set(bucket, by_time(time_ms, group), None);
+    }
+}
+
+fn by_time(time_ms: i64, group: &[u8]) -> Vec<u8> {
+    [BY_TIME, &time_bytes(time_ms), group].concat()
+}
+
+fn time_of(bytes: [u8; TIME_BYTES]) -> i64 {
+    i64::try_from(u64::from_be_bytes(bytes)).unwrap_or(i64::MAX)
+}
