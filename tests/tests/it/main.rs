@@ -44,6 +44,7 @@ mod slow_sinks;
 mod start;
 mod storm;
 mod time_limits;
+mod ttl;
 mod two_drivers;
 mod two_readers;
 mod typed;

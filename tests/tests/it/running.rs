@@ -28,14 +28,14 @@ pub(crate) fn numbered(from: i64, until: i64) -> Vec<Record> {
     (from..until).map(one).collect()
 }
 
-fn key_of(n: i64) -> i64 {
+pub(crate) fn key_of(n: i64) -> i64 {
     (n / 60 + n % 7) % 30
 }
 
 /// What is counted of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Total {
-    count: i64,
+    pub(crate) count: i64,
     sum: i64,
     /// Times 1000.
     mean: i64,

@@ -5,7 +5,8 @@
 //! where nothing changes, so that every query reads values with and without a time.
 //!
 //! What was kept without a time to live has no time, or one that later records did not move. So the state says since when there
-//! is one: whatever is older counts from then, and is looked for once, when it expires.
+//! is one: whatever is older counts from then, and is looked for once, when it expires. It also says how far by time groups are
+//! forgotten: what was removed there is not passed again and again.
 
 use crate::error::{Error, Kind, Result};
 use crate::state::{BUCKETS, Changes, StateReader};
@@ -18,8 +19,8 @@ const TIMED: u8 = 2;
 pub(super) const GROUPS_END: &[u8] = &[2];
 /// Leads the keys of groups by time: then time, then group.
 const BY_TIME: &[u8] = b"t";
-/// The bucket and the key that say since when there is a time to live.
-const SINCE: (u16, &[u8]) = (0, b"s");
+/// The bucket and the key of the [`Bounds`].
+const BOUNDS: (u16, &[u8]) = (0, b"b");
 
 /// How long a running query keeps a group that gets no record, by batch time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +40,17 @@ pub(super) struct Expiry {
     forgotten_before_ms: i64,
     /// Groups whose last record came before this were to be forgotten by an earlier batch, whether it was run or not.
     gone_before_ms: i64,
-    since: Since,
+    bounds: Bounds,
 }
 
-/// Since when there is a time to live.
+/// What the state says of the times in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Since {
-    time_ms: i64,
-    /// True while groups may be kept that came before.
+struct Bounds {
+    /// Since when there is a time to live.
+    since_ms: i64,
+    /// No group stands by a time from `since_ms` up to this.
+    none_before_ms: i64,
+    /// True while groups may be kept that came before `since_ms`.
     has_older: bool,
 }
 
@@ -56,10 +60,11 @@ impl Expiry {
     /// # Errors
     /// Where the state can't be read.
     pub(super) fn of(ttl: Ttl, now_ms: i64, before: Option<&StateReader>) -> Result<Self> {
-        let since = match Since::read(before)? {
-            Some(since) => since,
-            None => Since {
-                time_ms: now_ms,
+        let bounds = match Bounds::read(before)? {
+            Some(bounds) => bounds,
+            None => Bounds {
+                since_ms: now_ms,
+                none_before_ms: now_ms,
                 has_older: before.map_or(Ok(false), |before| before.is_empty().map(|empty| !empty))?,
             },
         };
@@ -68,7 +73,7 @@ impl Expiry {
             now_ms,
             forgotten_before_ms,
             gone_before_ms: forgotten_before_ms.saturating_sub(ttl.interval_ms),
-            since,
+            bounds,
         })
     }
 
@@ -78,12 +83,12 @@ impl Expiry {
 
     /// True where records of the batch go on from a group that is kept with this time.
     pub(super) fn goes_on(&self, last_ms: i64) -> bool {
-        last_ms.max(self.since.time_ms) >= self.gone_before_ms
+        last_ms.max(self.bounds.since_ms) >= self.gone_before_ms
     }
 
     /// True where a group with this time outlives the batch.
     pub(super) fn keeps(&self, last_ms: i64) -> bool {
-        last_ms.max(self.since.time_ms) >= self.forgotten_before_ms
+        last_ms.max(self.bounds.since_ms) >= self.forgotten_before_ms
     }
 
     /// Removes the groups that the batch forgets. `changes` has all that it has records of.
@@ -91,22 +96,29 @@ impl Expiry {
     /// # Errors
     /// Where the state can't be read.
     pub(super) fn forget(&self, before: Option<&StateReader>, changes: &mut Changes) -> Result<()> {
-        let mut since = self.since;
+        let mut bounds = self.bounds;
         if let Some(before) = before {
             self.forget_by_time(before, changes)?;
-            if since.has_older && !self.keeps(0) {
+            if bounds.has_older && !self.keeps(0) {
                 self.forget_older(before, changes)?;
-                since.has_older = false;
+                bounds.has_older = false;
             }
         }
-        if Since::read(before)? != Some(since) {
-            changes.set(SINCE.0, SINCE.1.to_vec(), Some(since.bytes()));
+        // A batch that changes nothing else need not change this.
+        if !changes.is_empty() {
+            bounds.none_before_ms = bounds.none_before_ms.max(self.forgotten_before_ms);
+        }
+        if Bounds::read(before)? != Some(bounds) {
+            changes.set(BOUNDS.0, BOUNDS.1.to_vec(), Some(bounds.bytes()));
         }
         Ok(())
     }
 
     fn forget_by_time(&self, before: &StateReader, changes: &mut Changes) -> Result<()> {
-        let (from, until) = (by_time(self.since.time_ms, &[]), by_time(self.forgotten_before_ms, &[]));
+        let (from, until) = (
+            by_time(self.bounds.none_before_ms, &[]),
+            by_time(self.forgotten_before_ms, &[]),
+        );
         for bucket in 0..BUCKETS {
             for entry in before.range(bucket, &from, Some(&until)) {
                 let key = entry?.0;
@@ -126,7 +138,7 @@ impl Expiry {
             for entry in before.range(bucket, &[], Some(GROUPS_END)) {
                 let (group, value) = entry?;
                 let (last_ms, _) = split(&value);
-                if last_ms < self.since.time_ms && changes.get(bucket, &group).is_none() {
+                if last_ms < self.bounds.since_ms && changes.get(bucket, &group).is_none() {
                     forget_time(bucket, &group, last_ms, changes);
                     changes.set(bucket, group, None);
                 }
@@ -136,25 +148,25 @@ impl Expiry {
     }
 }
 
-impl Since {
+impl Bounds {
     fn read(before: Option<&StateReader>) -> Result<Option<Self>> {
-        let Some(bytes) = before.map_or(Ok(None), |before| before.get(SINCE.0, SINCE.1))? else {
+        let Some(bytes) = before.map_or(Ok(None), |before| before.get(BOUNDS.0, BOUNDS.1))? else {
             return Ok(None);
         };
-        match bytes.split_first_chunk::<TIME_BYTES>() {
-            Some((time, [has_older])) => Ok(Some(Self {
-                time_ms: time_of(*time),
+        let (times, rest) = bytes.as_chunks::<TIME_BYTES>();
+        match (times, rest) {
+            ([since, none_before], [has_older]) => Ok(Some(Self {
+                since_ms: time_of(*since),
+                none_before_ms: time_of(*none_before),
                 has_older: *has_older != 0,
             })),
-            _ => Err(Error::new(
-                Kind::Bug,
-                "the state does not say since when there is a time to live",
-            )),
+            _ => Err(Error::new(Kind::Bug, "the bounds of times in the state are damaged")),
         }
     }
 
     fn bytes(self) -> Vec<u8> {
-        [time_bytes(self.time_ms).as_slice(), &[u8::from(self.has_older)]].concat()
+        let times = [time_bytes(self.since_ms), time_bytes(self.none_before_ms)];
+        [times.as_flattened(), &[u8::from(self.has_older)]].concat()
     }
 }
 
@@ -163,8 +175,8 @@ impl Since {
 /// # Errors
 /// Where the state can't be read.
 pub(super) fn without_ttl(before: Option<&StateReader>, changes: &mut Changes) -> Result<()> {
-    if Since::read(before)?.is_some() {
-        changes.set(SINCE.0, SINCE.1.to_vec(), None);
+    if Bounds::read(before)?.is_some() {
+        changes.set(BOUNDS.0, BOUNDS.1.to_vec(), None);
     }
     Ok(())
 }

@@ -224,8 +224,8 @@ async fn all_outputs_forget_the_same() {
         for (n, batch, changed_keys) in [
             (1, records(0..5, 3, 0), 5 + 5 + 1),
             (2, records(1..3, 2, 5), 2 + 2 * 2),
-            (3, Vec::new(), 3 * 2),
-            (9, records(2..4, 1, 1), 2 + 3 + 2),
+            (3, Vec::new(), 3 * 2 + 1),
+            (9, records(2..4, 1, 1), 2 + 3 + 2 + 1),
         ] {
             let before = stream.readers();
             let mut changes = Vec::new();
