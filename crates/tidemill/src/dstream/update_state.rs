@@ -148,7 +148,8 @@ impl<K: Key, V: Data> DStream<(K, V)> {
     }
 
     /// The same with batch time (milliseconds since 1970 UTC) and key, beginning with `initial`, whose keys are called for even
-    /// without values.
+    /// without values. Keys that should end after a while without values need no setting: keep the time of the last ones in
+    /// the state, and give `None` when it is too long ago.
     ///
     /// ```
     /// # use tidemill::testing::batches_of;
