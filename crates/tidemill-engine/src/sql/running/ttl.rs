@@ -214,3 +214,36 @@ fn by_time(time_ms: i64, group: &[u8]) -> Vec<u8> {
 fn time_of(bytes: [u8; TIME_BYTES]) -> i64 {
     i64::try_from(u64::from_be_bytes(bytes)).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept by one version is read by every later one.
+    #[test]
+    fn the_bytes_stay_the_same() {
+        let kept = timed(0x0102, b"\x01v");
+        assert_eq!(kept, b"\x02\0\0\0\0\0\0\x01\x02\x01v");
+        assert_eq!(split(&kept), (0x0102, b"\x01v".as_slice()));
+        let mut changes = Changes::default();
+        note_time(3, b"\x01g", 0x0102, &mut changes);
+        assert_eq!(
+            changes.get(3, b"t\0\0\0\0\0\0\x01\x02\x01g"),
+            Some(Some(b"".as_slice()))
+        );
+        let bounds = Bounds {
+            since_ms: 1,
+            none_before_ms: 2,
+            has_older: true,
+        };
+        assert_eq!(bounds.bytes(), b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x01");
+    }
+
+    #[test]
+    fn a_value_without_a_time_is_read_as_it_is() {
+        for value in [b"".as_slice(), b"\0", b"\x01\x02"] {
+            assert_eq!(split(value), (0, value));
+            assert_eq!(split(&timed(7, value)), (7, value));
+        }
+    }
+}
