@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_value_without_a_time_is_read_as_it_is() {
-        for value in [b"".as_slice(), b"\0", b"\x01\x02"] {
+        for value in [b"".as_slice(), b"\0\x01\0\0\0\0\0\0\0", b"\x01\x02\0\0\0\0\0\0\0"] {
             assert_eq!(split(value), (0, value));
             assert_eq!(split(&timed(7, value)), (7, value));
         }
