@@ -55,6 +55,9 @@ pub(in crate::sql) struct StateExec {
     properties: Arc<PlanProperties>,
 }
 
+/// A node for one batch, and where it notes changes.
+type OfBatch = (Arc<dyn ExecutionPlan>, Option<Arc<Noted>>);
+
 #[derive(Debug, Clone)]
 struct InBatch {
     before: Option<StateReader>,
@@ -101,11 +104,7 @@ impl StateExec {
     ///
     /// # Errors
     /// Where the state can't be read.
-    pub(in crate::sql) fn for_batch(
-        &self,
-        time_ms: i64,
-        before: &StateReaders,
-    ) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Arc<Noted>>)> {
+    pub(in crate::sql) fn for_batch(&self, time_ms: i64, before: &StateReaders) -> DfResult<OfBatch> {
         let before = before.get(&self.groups.operator.id).cloned();
         let reach = Arc::new(Reach::of(self.groups.scope, time_ms, before.as_ref()).map_err(ours)?);
         let noted = (self.role == Role::Note).then(|| {
