@@ -14,8 +14,8 @@
 //!
 //! Maxima: [`BUCKETS`] buckets; a key has at most [`KEY_BYTES_MAX`] bytes, a value at most [`VALUE_BYTES_MAX`]. In memory are the
 //! changes of a batch, twice while they are staged; at most 4 MiB of folded changes; the buckets that a version writes whole: one,
-//! or twice what the batch changed; one file while it is read; and the cache's `memory_bytes_max`. A restoration reads about twice
-//! the state at most. `policy.rs` says why a batch pays for what it changed.
+//! or twice what the batch changed; one file while it is read; and the cache's `memory_bytes_max`, with the index of what lies on disk beside it: a three hundredth
+//! of the state. A restoration reads about twice the state at most. `policy.rs` says why a batch pays for what it changed.
 
 mod cache;
 mod changes;
