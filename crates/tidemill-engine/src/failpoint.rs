@@ -5,7 +5,7 @@
 //! several are separated by commas. `TIDEMILL_SABOTAGE=name` turns one deliberate fault on, to prove that the harness
 //! catches it. The state is a process-wide constant, set before anything runs and never changed after.
 
-/// All points: name, and the sink kind that passes it (empty: every pipeline).
+/// All points: name, and the sink kind that passes it (empty: every pipeline; `state` and `log`: one that has those).
 pub const POINTS: &[(&str, &str)] = &[
     ("epoch.before-claim", ""),
     ("epoch.after-claim", ""),
@@ -40,6 +40,11 @@ pub const POINTS: &[(&str, &str)] = &[
     ("store.after-link", ""),
     ("state.before-stage", "state"),
     ("state.after-stage", "state"),
+    ("log.half-written", "log"),
+    ("log.before-sync", "log"),
+    ("log.before-names-sync", "log"),
+    ("log.after-sync", "log"),
+    ("log.after-remove", "log"),
     ("group.before-publish", ""),
     ("group.after-publish", ""),
 ];

@@ -15,3 +15,4 @@ pub mod state;
 pub mod store;
 pub mod time;
 pub mod tls;
+pub mod wal;

@@ -1,0 +1,3 @@
+//! What the log promises, as a whole.
+
+mod conformance;
