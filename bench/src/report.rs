@@ -234,6 +234,9 @@ pub(crate) const TARGETS: &[Target] = &[
         "of the batch time of a tenth of the slides",
         Bound::AtMost(1.5),
     ),
+    target("log-1", "of_plain", "of plain blocks' bytes/s", Bound::None),
+    target("log-8", "of_plain", "of plain blocks' bytes/s", Bound::None),
+    target("log-64", "of_plain", "of plain blocks' bytes/s", Bound::AtLeast(0.8)),
 ];
 
 const fn target(run: &'static str, figure: &'static str, unit: &'static str, bound: Bound) -> Target {

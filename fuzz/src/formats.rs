@@ -11,6 +11,8 @@ use tidemill_engine::checkpoint::record;
 use tidemill_engine::format::{AvroFormat, AvroHeader, CsvFormat, Format, JsonFormat, parse_columns};
 use tidemill_engine::source::RawRows;
 use tidemill_engine::state::VersionSummary;
+use tidemill_engine::wal::{Piece, Pieces, SegmentName};
+use uuid::Uuid;
 
 use crate::settings::Settings;
 
@@ -174,6 +176,97 @@ fn sealed(data: &[u8]) -> Option<Vec<u8>> {
     Some(file)
 }
 
+const LOG: Uuid = Uuid::from_u128(1);
+const SEGMENT: SegmentName = SegmentName {
+    epoch: 2,
+    first: 100,
+    attempt: 0,
+};
+/// Bytes of a segment's header, and where its checksum stands.
+const SEGMENT_HEADER: (usize, usize) = (56, 52);
+/// Bytes of a record's header, and where its checksum stands.
+const RECORD_HEADER: (usize, usize) = (44, 40);
+
+/// Segments of the write-ahead log, the last of their epoch and not: as they are, and with checksums that fit.
+pub(crate) fn log_segment(data: &[u8]) {
+    let Some((choice, data)) = data.split_first() else {
+        return;
+    };
+    let until = (choice % 2 == 0).then_some(SEGMENT.first + u64::from(choice / 2));
+    pieces(data, until);
+    pieces(&sealed_segment(data), until);
+}
+
+fn pieces(bytes: &[u8], until: Option<u64>) {
+    let mut pieces = Pieces::new(bytes, LOG, SEGMENT, until);
+    let (mut end, mut next, mut torn) = (0, SEGMENT.first, false);
+    for piece in pieces.by_ref() {
+        assert!(!torn, "nothing follows a torn end");
+        match piece {
+            Piece::Record { range, body } => {
+                let from = usize::try_from(range.offset).expect("an offset") + RECORD_HEADER.0;
+                assert_eq!(bytes.get(from..from + body.len()), Some(body));
+                assert!(range.offset >= end && range.sequence == next);
+                assert_eq!((body.len(), crc32c(body)), (range.length as usize, range.crc32c));
+                (end, next) = ((from + body.len()) as u64, next + 1);
+            }
+            Piece::Torn(bad) => {
+                assert!(until.is_none() && bad.from >= end && bad.until == bytes.len() as u64);
+                torn = true;
+            }
+            Piece::Damaged(bad) => {
+                assert!(bad.from >= end && bad.until <= bytes.len() as u64 && bad.first == next && bad.next >= next);
+                (end, next) = (bad.until, bad.next);
+            }
+        }
+    }
+    assert_eq!(pieces.next_sequence(), next);
+    assert!(
+        until.is_none_or(|until| until == next),
+        "all below the next segment is accounted for"
+    );
+}
+
+/// A segment whose header is sound, and whose records are wherever a length that fits stands in their header.
+fn sealed_segment(data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"TIDEMLOG\x01\0\0\0\0\0\0\0".to_vec();
+    bytes.extend_from_slice(LOG.as_bytes());
+    bytes.extend_from_slice(&SEGMENT.epoch.to_le_bytes());
+    bytes.extend_from_slice(&SEGMENT.first.to_le_bytes());
+    bytes.extend_from_slice(&SEGMENT.attempt.to_le_bytes());
+    let mut chain = crc32c(&bytes[..SEGMENT_HEADER.1]);
+    bytes.extend_from_slice(&chain.to_le_bytes());
+    bytes.extend_from_slice(data.get(SEGMENT_HEADER.0..).unwrap_or_default());
+    let (mut at, mut sequence) = (SEGMENT_HEADER.0, SEGMENT.first);
+    while let Some(record) = bytes.get_mut(at..).filter(|rest| rest.len() >= RECORD_HEADER.0) {
+        let (header, rest) = record.split_at_mut(RECORD_HEADER.0);
+        let length = usize::from(header[4]);
+        let Some(body) = rest.get(..length) else { break };
+        header[..12].copy_from_slice(
+            &[
+                b"TMrc".as_slice(),
+                &(length as u32).to_le_bytes(),
+                &crc32c(body).to_le_bytes(),
+            ]
+            .concat(),
+        );
+        header[12..16].copy_from_slice(&chain.to_le_bytes());
+        header[16..24].copy_from_slice(&SEGMENT.epoch.to_le_bytes());
+        header[24..32].copy_from_slice(&sequence.to_le_bytes());
+        // The group: this record's own, or the first one's.
+        let group = if header[32] % 2 == 0 { sequence } else { SEGMENT.first };
+        header[32..40].copy_from_slice(&group.to_le_bytes());
+        chain = crc32c(&header[..RECORD_HEADER.1]);
+        header[RECORD_HEADER.1..].copy_from_slice(&chain.to_le_bytes());
+        // A byte that says so damages the record afterwards.
+        if length > 1 && rest[0] == 0xee {
+            rest[1] ^= 1;
+        }
+        (at, sequence) = (at + RECORD_HEADER.0 + length, sequence + 1);
+    }
+    bytes
+}
+
 fn crc32c(bytes: &[u8]) -> u32 {
     let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
     u32::try_from(sum).expect("a 32-bit checksum fits")
@@ -234,6 +327,18 @@ pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
     if target == "checkpoint" {
         // The body by itself, too.
         seeds.extend(PLAN.split_once('\n').map(|(_, body)| body.as_bytes().to_vec()));
+    }
+    if target == "log-segment" {
+        let records: Vec<u8> = [3_u8, 0, 9]
+            .into_iter()
+            .flat_map(|length| {
+                let mut record = vec![0; RECORD_HEADER.0 + usize::from(length)];
+                record[4] = length;
+                record
+            })
+            .collect();
+        let whole = sealed_segment(&[vec![0; SEGMENT_HEADER.0], records].concat());
+        seeds.extend([0, 1, 6].map(|choice| [&[choice], whole.as_slice()].concat()));
     }
     if target == "state-version" {
         let bytes_of_head = u32::from_le_bytes([STATE[12], STATE[13], STATE[14], STATE[15]]) as usize;

@@ -33,6 +33,7 @@ pub(crate) const ALL: &[Target] = &[
     target("columns", formats::columns),
     target("checkpoint", formats::checkpoint),
     target("state-version", formats::state_version),
+    target("log-segment", formats::log_segment),
     target("manifest", formats::manifest),
     target("settings", formats::settings),
 ];

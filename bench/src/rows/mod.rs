@@ -5,6 +5,7 @@ mod compressed;
 mod kafka;
 mod keyed_state;
 mod lag;
+mod log;
 mod postgres;
 mod small_batch;
 mod standing;
@@ -81,6 +82,8 @@ pub(crate) enum Row {
     KeyedState,
     /// A window with an inverse: 600 slides beside 60
     InverseWindow,
+    /// Records into the write-ahead log by 1, 8 and 64 writers, beside the same bytes in blocks
+    Log,
 }
 
 /// What rows share.
@@ -131,6 +134,7 @@ impl Row {
             Self::AdWindows => ad_windows::upserted(bench).map(|run| vec![run]),
             Self::KeyedState => keyed_state::few_and_many(bench),
             Self::InverseWindow => keyed_state::short_and_long(bench),
+            Self::Log => log::beside_blocks(bench),
         }
     }
 }

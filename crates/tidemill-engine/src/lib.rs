@@ -8,6 +8,7 @@ pub mod error;
 pub mod failpoint;
 pub mod format;
 pub mod job;
+pub mod receiver;
 pub mod sink;
 pub mod source;
 pub mod sql;

@@ -1,5 +1,8 @@
 //! The only place that reads a clock or waits for one.
 
+#[cfg(test)]
+pub(crate) mod hand;
+
 use std::fmt::Debug;
 use std::time::Duration;
 

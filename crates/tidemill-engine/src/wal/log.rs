@@ -72,7 +72,7 @@ impl Log {
             closing: closing_seen,
             runtime: Handle::current(),
             segment: None,
-            last_name: None,
+            made: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("log".to_owned());
         let spawned = thread.spawn(move || writer.run());

@@ -25,9 +25,8 @@ pub(super) struct OpenSegment {
 }
 
 impl OpenSegment {
-    /// Makes a segment; its header becomes durable with the first group.
-    pub(super) fn create(storage: &dyn Storage, log: Uuid, name: SegmentName, now: Duration) -> Result<Self> {
-        let mut file = storage.create(&name.to_string())?;
+    /// Begins a segment in a new file; its header becomes durable with the first group.
+    pub(super) fn begin(mut file: Box<dyn Appending>, log: Uuid, name: SegmentName, now: Duration) -> Result<Self> {
         let header = segment::header(log, name);
         file.append(&header)?;
         let chain = segment::decode_header(&header, name).map_or(0, |header| header.crc);
@@ -39,10 +38,6 @@ impl OpenSegment {
             opened: now,
             name_is_durable: false,
         })
-    }
-
-    pub(super) fn name(&self) -> SegmentName {
-        self.name
     }
 
     /// True where a group of so many bytes belongs into a new one.

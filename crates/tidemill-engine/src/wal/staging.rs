@@ -114,16 +114,12 @@ impl Staging {
         self.room.add_permits(share as usize);
     }
 
-    /// Ends the log: the group in hand, all that wait and all that come later get this error.
-    pub(super) fn end(&self, group: Group, error: &Arc<Error>) {
+    /// Ends the log: all that wait and all that come later get this error.
+    pub(super) fn end(&self, error: &Arc<Error>) {
         let mut waiting = self.lock();
         waiting.ended = Some(Arc::clone(error));
-        let first = waiting.open.next();
-        let open = std::mem::replace(&mut waiting.open, Group::new(Vec::new(), first));
-        let lost: Vec<Group> = std::iter::once(group)
-            .chain(waiting.full.drain(..))
-            .chain([open])
-            .collect();
+        let open = waiting.replace_open();
+        let lost: Vec<Group> = waiting.full.drain(..).chain([open]).collect();
         drop(waiting);
         self.room.close();
         for group in lost {

@@ -1,4 +1,4 @@
-//! A log in memory that fails on demand, a clock that is moved by hand, a gate that is shut by hand.
+//! A log in memory that fails on demand, and a gate that is shut by hand.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::error::{Error, Kind, Result};
-use crate::time::Clock;
+use crate::time::hand::HandClock;
 
 /// Whose log all of these are.
 pub(super) const LOG: Uuid = Uuid::from_u128(0x7469_6465);
@@ -36,6 +36,7 @@ struct DiskState {
     /// Bytes that may still be written; `None`: any number.
     room: Option<usize>,
     sync_fails: bool,
+    syncs_lost: bool,
     names_sync_fails: bool,
     held: bool,
     appends: u64,
@@ -66,6 +67,11 @@ impl MemoryStorage {
     /// Lets every fsync of a file fail, or none.
     pub(super) fn set_sync_fails(&self, fails: bool) {
         self.lock().sync_fails = fails;
+    }
+
+    /// Lets every fsync of a file do nothing: as of a driver that did not come so far.
+    pub(super) fn lose_syncs(&self) {
+        self.lock().syncs_lost = true;
     }
 
     /// Lets every fsync of the folder fail.
@@ -246,6 +252,9 @@ impl Appending for Handle {
             return Err(Error::new(Kind::Refused, "fsync: what was written may be lost"));
         }
         state.syncs += 1;
+        if state.syncs_lost {
+            return Ok(());
+        }
         if let Some(file) = state.files.get_mut(&self.name) {
             file.synced = file.bytes.len();
         }
@@ -275,38 +284,13 @@ impl Drop for Handle {
     }
 }
 
-/// Time as it is set; waiting takes no time on it, and none on any other clock.
-#[derive(Debug, Default)]
-pub(super) struct HandClock {
-    now_ms: AtomicU64,
-}
-
-impl HandClock {
-    pub(super) fn advance(&self, millis: u64) {
-        self.now_ms.fetch_add(millis, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl Clock for HandClock {
-    fn now_ms(&self) -> i64 {
-        i64::try_from(self.now_ms.load(Ordering::SeqCst)).unwrap()
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_millis(self.now_ms.load(Ordering::SeqCst))
-    }
-
-    async fn sleep(&self, _time: Duration) {
-        tokio::task::yield_now().await;
-    }
-}
-
 /// A gate that says what it is told to.
 #[derive(Debug, Default)]
 pub(super) struct HandGate {
     pub(super) fenced: AtomicBool,
     pub(super) unavailable: AtomicBool,
+    /// Frozen: who looks does not come back.
+    pub(super) frozen: AtomicBool,
     pub(super) looks: AtomicU64,
 }
 
@@ -314,6 +298,9 @@ pub(super) struct HandGate {
 impl Gate for HandGate {
     async fn pass(&self) -> Result<()> {
         self.looks.fetch_add(1, Ordering::SeqCst);
+        while self.frozen.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         if self.fenced.load(Ordering::SeqCst) {
             return Err(Error::new(Kind::Fenced, "a newer epoch"));
         }
@@ -338,7 +325,7 @@ impl<S: Storage + Clone + 'static> Place<S> {
         Self {
             storage,
             gate: Arc::default(),
-            clock: Arc::default(),
+            clock: Arc::new(HandClock::at(10_000)),
             settings: LogSettings::default(),
         }
     }
@@ -406,6 +393,6 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
 /// Waits for a state of the log.
 pub(super) async fn until_state(log: &Log, is: fn(&State) -> bool) {
     let mut state = log.state();
-    let waited = tokio::time::timeout(DEADLINE, state.wait_for(is));
-    assert!(waited.await.is_ok(), "waited in vain for a state");
+    let waited = tokio::time::timeout(DEADLINE, state.wait_for(is)).await;
+    assert!(waited.is_ok_and(|seen| seen.is_ok()), "waited in vain for a state");
 }

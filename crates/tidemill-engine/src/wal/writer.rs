@@ -38,7 +38,8 @@ pub(super) struct Writer {
     /// Where the gate's look and the clock's waits run.
     pub(super) runtime: Handle,
     pub(super) segment: Option<OpenSegment>,
-    pub(super) last_name: Option<SegmentName>,
+    /// Segments that were made since the last one whose name is durable.
+    pub(super) made: Vec<SegmentName>,
 }
 
 impl Writer {
@@ -49,13 +50,19 @@ impl Writer {
                 Ok(placed) => self.staging.acknowledge(group, placed),
                 Err(error) => {
                     let error = Arc::new(error);
-                    self.state.send_replace(State::Ended(Arc::clone(&error)));
-                    self.staging.end(group, &error);
+                    self.end(&error);
+                    group.settle(Err(error));
                     return;
                 }
             }
         }
         self.state.send_replace(State::Closed);
+    }
+
+    /// All that wait and all that come later get this error.
+    fn end(&self, error: &Arc<Error>) {
+        self.state.send_replace(State::Ended(Arc::clone(error)));
+        self.staging.end(error);
     }
 
     fn commit(&mut self, group: &mut Group) -> Result<Placed> {
@@ -64,6 +71,8 @@ impl Writer {
         if let Some(segment) = &mut self.segment {
             segment.sync(self.storage.as_ref())?;
         }
+        // Not before its name is durable: the one before it may be removed from now on.
+        self.made.drain(..).for_each(|made| self.kept.add(made));
         failpoint::pass("log.after-sync");
         self.look()?;
         Ok(placed)
@@ -97,19 +106,16 @@ impl Writer {
     }
 
     fn create(&mut self, first: Sequence, now: std::time::Duration) -> Result<OpenSegment> {
-        let attempt = match self.last_name {
-            Some(last) if last.first == first => last.attempt + 1,
-            _ => 0,
-        };
+        let attempt = self.made.last().map_or(0, |given_up| given_up.attempt + 1);
         let name = SegmentName {
             epoch: self.epoch,
             first,
             attempt,
         };
-        self.last_name = Some(name);
-        let segment = OpenSegment::create(self.storage.as_ref(), self.log, name, now)?;
-        self.kept.add(segment.name());
-        Ok(segment)
+        // Also where making it fails: it may be there for all that.
+        self.made.push(name);
+        let file = self.storage.create(&name.to_string())?;
+        OpenSegment::begin(file, self.log, name, now)
     }
 
     /// Writes as much to a file that is no segment. So a disk that stays full does not fill with abandoned segments.
@@ -166,6 +172,14 @@ impl Writer {
                 _ = closing.wait_for(|closing| *closing) => false,
             }
         })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end(&Arc::new(Error::new(Kind::Bug, "the log's thread panicked")));
+        }
     }
 }
 

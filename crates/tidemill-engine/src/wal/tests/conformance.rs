@@ -25,9 +25,7 @@ async fn write_each_half_second(place: &mut Place<LocalStorage>, epoch: u64, num
 }
 
 fn place(folder: &TempDir) -> Place<LocalStorage> {
-    let place = Place::on(LocalStorage::new(folder.path()));
-    place.clock.advance(10_000);
-    place
+    Place::on(LocalStorage::new(folder.path()))
 }
 
 fn segments(folder: &TempDir) -> Vec<SegmentName> {
