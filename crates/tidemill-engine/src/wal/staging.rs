@@ -75,9 +75,12 @@ impl Staging {
             return Err(self.refusal());
         }
         room.forget();
+        let was_idle = waiting.full.is_empty() && waiting.open.is_empty();
         let ticket = waiting.add(body, body_crc, self.group_bytes_max);
         drop(waiting);
-        self.changed.notify_one();
+        if was_idle {
+            self.changed.notify_one();
+        }
         Ok(ticket)
     }
 
