@@ -95,7 +95,8 @@ impl LogRange {
     }
 
     fn lost(&self, storage: &dyn Storage, what: &str) -> Error {
-        let (from, until) = (self.offset, self.offset + u64::from(self.length) + HEADER_BYTES as u64);
+        let bytes = u64::from(self.length) + HEADER_BYTES as u64;
+        let (from, until) = (self.offset, self.offset.saturating_add(bytes));
         let text = format!(
             "record {} of the log {} is lost: segment {}, bytes {from}..{until}: {what}",
             self.sequence,

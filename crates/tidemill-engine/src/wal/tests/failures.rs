@@ -23,7 +23,7 @@ async fn a_full_disk_holds_intake_and_it_goes_on_by_itself() {
     place.settings.waiting_bytes_max = 1_000;
     let log = place.start(1);
     put(&log, [b'a'; 100]).await.unwrap();
-    for room in [0, 10, 60, 300] {
+    for room in [0, 10, 60, 290] {
         place.storage.set_room(Some(room));
         let mut tickets = Vec::new();
         for letter in [b'b', b'c', b'd'] {
