@@ -190,19 +190,25 @@ impl<T: Item, M: Send + Sync + 'static> Shared<T, M> {
         self.buffer().check()?;
         let bytes = items.iter().map(Item::bytes).sum();
         self.limiter.take(items.len() as u64, bytes as u64).await;
-        loop {
-            let mut buffer = self.buffer();
-            buffer.check()?;
-            if !buffer.is_full_for(bytes) {
-                let added = buffer.add(items, bytes);
-                if let Some(metadata) = metadata {
-                    self.listener.added(added, metadata);
-                }
-                return Ok(());
-            }
-            drop(buffer);
+        let mut items = Some(items);
+        while !self.add_now(&mut items, bytes, metadata)? {
             self.cut(|buffer| buffer.is_full_for(bytes)).await?;
         }
+        Ok(())
+    }
+
+    /// Adds the items where the buffer has room for them; false where it has not.
+    fn add_now(&self, items: &mut Option<Vec<T>>, bytes: usize, metadata: Option<&M>) -> Result<bool> {
+        let mut buffer = self.buffer();
+        buffer.check()?;
+        if buffer.is_full_for(bytes) {
+            return Ok(false);
+        }
+        let added = buffer.add(items.take().into_iter().flatten(), bytes);
+        if let Some(metadata) = metadata {
+            self.listener.added(added, metadata);
+        }
+        Ok(true)
     }
 
     /// Cuts the buffer once there is room in the queue, if that is still to be done then. The block goes to the queue under the lock,

@@ -128,10 +128,13 @@ mod tests {
         (clock, limiter)
     }
 
-    /// RATE-01, 03, 04, 05 and 09: maximum, initial rate (0: none), updates, the limit after them.
+    /// Name, maximum, initial rate, updates, the limit after them.
+    type Row = (&'static str, u64, u64, &'static [f64], Option<u64>);
+
+    /// RATE-01, 03, 04, 05 and 09; 0 is no limit.
     #[test]
     fn rate_01_03_04_05_09_what_holds_after_updates() {
-        let rows: &[(&str, u64, u64, &[f64], Option<u64>)] = &[
+        let rows: &[Row] = &[
             ("RATE-01", 0, 0, &[105.0], Some(105)),
             ("RATE-03", 100, 0, &[105.0], Some(100)),
             ("RATE-04", 100, 0, &[0.0, -5.0], Some(100)),

@@ -107,7 +107,10 @@ async fn x31_a_source_is_told_of_what_is_durable_and_of_nothing_by_a_driver_that
     assert_eq!(*receiver.told.lock().unwrap(), told);
 
     let mut found = Vec::new();
-    let found_all = takeover(2).run(&mut |record| Ok(found.push(record.body.to_vec())));
+    let found_all = takeover(2).run(&mut |record| {
+        found.push(record.body.to_vec());
+        Ok(())
+    });
     found_all.unwrap();
     assert_eq!(found[0], b"a\nb\nc");
 }

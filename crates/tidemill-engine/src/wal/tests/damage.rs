@@ -288,10 +288,11 @@ async fn batches_that_read_what_the_log_lacks_are_refused() {
 async fn a_range_that_is_gone_or_another_is_named() {
     let place = several().await;
     let mut found = Vec::new();
-    place
-        .takeover(3)
-        .run(&mut |record| Ok(found.push(record.range)))
-        .unwrap();
+    let taken = place.takeover(3).run(&mut |record| {
+        found.push(record.range);
+        Ok(())
+    });
+    taken.unwrap();
     let range = found[3];
     let altered = [
         LogRange {
