@@ -248,6 +248,19 @@ fn what_a_checkpoint_keeps_of_a_query_is_shown() {
 }
 
 #[test]
+fn x32_there_is_no_going_back_where_state_is_kept() {
+    let topic = topic("no-way-back", 3, &numbered(0, RECORDS));
+    let totals = Totals::over(&topic, TOTALS, "");
+    totals.pipeline.run_to_end(&[], LIMIT).unwrap();
+    for order in [&["rewind", "--to", "2"][..], &["rewind", "--to", "2", "--yes"]] {
+        let refused = totals.pipeline.ask(order).unwrap();
+        assert_eq!(refused.code(), Some(2), "{order:?}: {}", refused.stdout);
+        let log = refused.log_tail();
+        assert!(log.contains("operator query-totals keeps state"), "{order:?}: {log}");
+    }
+}
+
+#[test]
 fn all_groups_are_given_in_every_batch_where_all_are_wanted() {
     let topic = topic("all", 3, &numbered(0, RECORDS));
     let totals = Totals::over(&topic, TOTALS, "emit = \"all\"");

@@ -6,6 +6,7 @@ use tidemill_core::plan::{BatchId, Turn};
 use tidemill_core::position::Positions;
 use tidemill_core::recover::{self, LoggedPlan, Recovery};
 use tidemill_core::rewind;
+use tidemill_core::state::StateVersions;
 
 use super::Driver;
 use super::ranges::partition_bounds;
@@ -42,6 +43,16 @@ pub struct SinkAgain {
     pub rows: u64,
 }
 
+/// Only the state of the last batch is kept.
+fn refuse_states(states: &StateVersions) -> Result<()> {
+    let Some(operator) = states.keys().next() else {
+        return Ok(());
+    };
+    let text =
+        format!("operator {operator} keeps state, and only that of the last batch is kept: there is no going back");
+    Err(Error::new(Kind::Config, text))
+}
+
 impl Driver {
     /// Says what going back to `to` does, and does it where `yes` is set, fenced like a run.
     ///
@@ -50,6 +61,12 @@ impl Driver {
     pub async fn rewind(mut self, to: BatchId, yes: bool) -> Result<Rewind> {
         let (standing, app) = self.acceptable().await?;
         let last = self.settled_plan(&app.app_uuid, &standing)?;
+        refuse_states(&last.plan.states)?;
+        standing
+            .contents
+            .last_commit
+            .iter()
+            .try_for_each(|commit| refuse_states(&commit.states))?;
         let before = self.target(to, &last).await?;
         let mut rewind = Rewind {
             to,
@@ -77,14 +94,8 @@ impl Driver {
             }
         };
         let mut running = self.recovered(claim, contents, &ledgers, decision, None).await?;
-        if let Some(operator) = running.states.keys().next() {
-            return Err(Error::new(
-                Kind::Config,
-                format!(
-                    "operator {operator} keeps state, and only that of the last batch is kept: there is no going back"
-                ),
-            ));
-        }
+        // The commit record of the last batch may have been missing, and a ledger told it.
+        refuse_states(&running.states)?;
         let turn = Turn {
             version: TURN_VERSION,
             follows: Some(rewind.last),
