@@ -334,14 +334,21 @@ async fn all_outputs_of_a_query_bring_its_state_to_the_same() {
 async fn more_groups_than_memory_holds_are_spilled() {
     let text = "SELECT n, count(*) AS c, sum(f) AS s FROM events GROUP BY n";
     let batch: Vec<Record> = (0..60_000).map(|n| (Some("k"), Some(n % 30_000))).collect();
-    let mut catalog = catalog(&batch, &[("q", text, RUNNING)], 2);
-    catalog.memory_bytes_max = 6 << 20;
-    let template = Template::plan(&catalog, "out", "SELECT * FROM q")
-        .await
-        .expect("planned");
-    let (rows, changes) = run(&template, 1, &StateReaders::new()).await.expect("ran");
-    assert_eq!((rows.len(), changes["query-q"].len()), (30_000, 30_000));
-    assert!(rows.iter().all(|row| row.split('|').nth(1) == Some("2")));
+    let ttl = Ttl {
+        idle_ms: 2_000,
+        interval_ms: 1_000,
+    };
+    // With a time to live each group has a second key by its time, and there is one more for all of them.
+    for (scope, keys) in [(RUNNING, 30_000), (running(Emit::Changed, Some(ttl)), 60_001)] {
+        let mut catalog = catalog(&batch, &[("q", text, scope)], 2);
+        catalog.memory_bytes_max = 6 << 20;
+        let template = Template::plan(&catalog, "out", "SELECT * FROM q")
+            .await
+            .expect("planned");
+        let (rows, changes) = run(&template, 1, &StateReaders::new()).await.expect("ran");
+        assert_eq!((rows.len(), changes["query-q"].len()), (30_000, keys), "{scope:?}");
+        assert!(rows.iter().all(|row| row.split('|').nth(1) == Some("2")));
+    }
 }
 
 /// `largest(n)`: a user's own aggregate, without an accumulator for groups.

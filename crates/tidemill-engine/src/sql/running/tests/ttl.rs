@@ -254,17 +254,3 @@ async fn a_query_with_a_time_to_live_keeps_its_state_and_its_upserts() {
     assert_eq!(shapes[0], shapes[1]);
     assert_eq!(shapes[1], shapes[2]);
 }
-
-#[tokio::test]
-async fn groups_with_a_time_are_spilled_too() {
-    let text = "SELECT n, count(*) AS c, sum(f) AS s FROM events GROUP BY n";
-    let batch: Vec<Record> = (0..60_000).map(|n| (Some("k"), Some(n % 30_000))).collect();
-    let mut catalog = catalog(&batch, &[("q", text, running(Emit::Changed, ttl(2)))], 2);
-    catalog.memory_bytes_max = 6 << 20;
-    let template = Template::plan(&catalog, "out", "SELECT * FROM q")
-        .await
-        .expect("planned");
-    let (rows, changes) = run(&template, 1, &StateReaders::new()).await.expect("ran");
-    assert_eq!((rows.len(), changes["query-q"].len()), (30_000, 60_001));
-    assert!(rows.iter().all(|row| row.split('|').nth(1) == Some("2")));
-}
