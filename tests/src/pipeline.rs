@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -35,6 +35,7 @@ pub fn look_again_soon() {
 pub struct Pipeline {
     folder: TempDir,
     file: PathBuf,
+    text: String,
 }
 
 impl Pipeline {
@@ -46,7 +47,35 @@ impl Pipeline {
         let folder = tempfile::Builder::new().prefix("tidemill-test-").tempdir()?;
         let file = folder.path().join("pipeline.toml");
         fs::write(&file, text)?;
-        Ok(Self { folder, file })
+        let text = text.to_owned();
+        Ok(Self { folder, file, text })
+    }
+
+    /// Writes the file as it was first written, with `to` in place of `from`.
+    ///
+    /// # Errors
+    /// Where it holds no `from`, or can't be written.
+    pub fn edit(&self, from: &str, to: &str) -> Result<()> {
+        ensure!(self.text.contains(from), "the pipeline file holds no {from}");
+        Ok(fs::write(&self.file, self.text.replace(from, to))?)
+    }
+
+    /// Asks `check` about each edit `(from, to, said)`: it must be refused and `said` on standard error; the file as it was first
+    /// written must be fine.
+    ///
+    /// # Errors
+    /// The first that is otherwise.
+    pub fn refuses(&self, edits: &[(&str, &str, &str)]) -> Result<()> {
+        for (from, to, said) in edits {
+            self.edit(from, to)?;
+            let checked = self.ask(&["check"])?;
+            let is_refused = checked.code() == Some(2) && checked.stderr.contains(said);
+            ensure!(is_refused, "{to}: {:?}, {}", checked.code(), checked.log_tail());
+        }
+        fs::write(&self.file, &self.text)?;
+        let checked = self.ask(&["check"])?;
+        ensure!(checked.code() == Some(0), "as it was: {}", checked.log_tail());
+        Ok(())
     }
 
     /// The pipeline's folder.
