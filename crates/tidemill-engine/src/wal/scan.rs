@@ -158,7 +158,8 @@ impl<'a> Pieces<'a> {
 
     /// The next sound record of this epoch that does not stand before the expected one.
     fn find_next(&self) -> Option<(usize, Header)> {
-        let from = self.at + usize::from(self.at > 0);
+        // Not where it stands: a record where the header of the segment belongs would be found again and again.
+        let from = self.at + 1;
         let rest = self.bytes.get(from..)?;
         memmem::find_iter(rest, &MAGIC).find_map(|found| {
             let bytes = &rest[found..];

@@ -331,3 +331,14 @@ async fn a_range_that_is_gone_or_another_is_named() {
         assert!(error.to_string().contains(&other.segment.to_string()), "{error}");
     }
 }
+
+/// A record stands where the header belongs.
+#[tokio::test]
+async fn a_segment_without_its_header_stops() {
+    let (place, ranges) = five(false).await;
+    let header_bytes = usize::try_from(ranges[0].offset).unwrap();
+    let damaged = with(&place, |bytes| drop(bytes.drain(..header_bytes)));
+    let error = damaged.found(2).unwrap_err();
+    assert_eq!(error.kind(), Kind::Loss);
+    assert!(error.to_string().starts_with("records 0..1 "), "{error}");
+}
